@@ -1,0 +1,149 @@
+"""guided-sample and train-ddpm."""
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from guided_sample.denoiser import Denoiser
+from guided_sample.guidance import refuse_mismatch
+from guided_sample.loaders import load_model
+from guided_sample.objective import denoiser_task
+from guided_sample.output import OutputFolder
+from guided_sample.posterior import reverse_steps
+from guided_sample.recipes import DENOISERS
+from guided_sample.run import Labels, Method, default_out, sample_run
+from guided_sample.timesteps import kept_timesteps
+from guided_sample.unet import UNet, UNetConfig
+from noisy_clf.checkpoint import ModelFolder
+from noisy_clf.classifier import class_index, load_classifier
+from noisy_clf.cli_options import DATA, NETWORK, SCHEDULE, TRAINING, options, resolve, schedule_option
+from noisy_clf.datasets import load_dataset
+from noisy_clf.device import pick_device
+from noisy_clf.errors import FriendlyCommand, UserError
+from noisy_clf.training import train
+
+
+def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number; try 1, or 0 for no guidance.")
+    return value
+
+
+@click.command(cls=FriendlyCommand)
+@click.option("--model", default="digits", show_default=True, help="The denoiser: a bundled model's name, or a path.")
+@click.option("--classifier", help="The noisy classifier: a name or a path. [default: the one that goes with the model]")
+@click.option("--class", "classes", multiple=True, default=["all"], show_default=True, metavar="CLASS",
+              help="A number, a name, several (3,7 or given again), all in turn, random, or none.")
+@click.option("--scale", type=float, callback=finite, help="Guidance scale; 0: no guidance. [default: the model's]")
+@click.option("--sampler", type=click.Choice(["ddpm", "ddim"]), default="ddpm", show_default=True)
+@click.option("--steps", help="Timesteps to keep: 250, or ddim25 (a whole number apart), or 90,60,60,20,20 (so many in "
+              "each section). [default: the model's]")
+@click.option("--eta", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="DDIM's noise: 0 none, 1 as DDPM.")
+@click.option("--grad-at", type=click.Choice(["x_t", "mean"]), default="x_t", show_default=True,
+              help="Where DDPM's gradient is taken: as ADM's program does it, or as its paper writes it.")
+@click.option("--clip/--no-clip", default=True, show_default=True, help="Clip x0_hat to [-1,1].")
+@click.option("--num-samples", type=click.IntRange(min=1), help="[default: 16, or two of each class if there are several]")
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True,
+              help="Images at a time; they come out the same for any.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the images. [default: samples/ and the settings]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--precision", type=click.Choice(["float32", "bf16"]), default="float32", show_default=True)
+def guided_sample(model: str, classifier: str | None, classes: tuple[str, ...], scale: float | None, sampler: str,
+                  steps: str | None, eta: float, grad_at: str, clip: bool, num_samples: int | None, batch_size: int,
+                  seed: int, out: Path | None, device: str, precision: str) -> None:
+    """Sample images of a class from a diffusion model, guided by a noisy classifier.
+
+    The same command again finishes what is missing; a larger --num-samples adds to it.
+
+    \b
+    guided-sample --model digits --class 3 --scale 5
+    guided-sample --class three --class 8 --sampler ddim --steps ddim25 --num-samples 40
+    guided-sample --model runs/my-ddpm --classifier runs/my-classifier --class all --seed 1
+    """
+    if sampler == "ddpm" and eta:
+        raise click.BadParameter("eta belongs to --sampler ddim.", param_hint="--eta")
+    if sampler == "ddim" and grad_at == "mean":
+        raise click.BadParameter("DDIM shifts eps at x_t; mean belongs to --sampler ddpm.", param_hint="--grad-at")
+    where = pick_device(device)
+    loaded = load_model(model)
+    denoiser, advice = loaded.denoiser, loaded.advice
+    classifier = classifier or advice.classifier
+    wanted = [text.strip() for text in classes]
+    guide = None
+    if wanted != ["none"] and classifier:
+        guide = load_classifier(classifier)
+        refuse_mismatch(denoiser, guide)
+    labels = parse_labels(wanted, guide.class_names if guide else denoiser.class_names, denoiser, model)
+    scale = advice.scale if scale is None else scale
+    if guide is None and wanted != ["none"] and scale:
+        raise UserError(f"{model} comes with no classifier; give --classifier, or sample without guidance: --class none.")
+    spec = steps or advice.steps[sampler]
+    timesteps = kept_timesteps(spec, denoiser.schedule.T)
+    method = Method(sampler, reverse_steps(denoiser.schedule, timesteps), scale, eta, grad_at, clip, precision)
+    num_samples = num_samples or (16 if len(labels.classes) < 2 else 2 * len(labels.classes))
+
+    out = out or default_out(model, ",".join(wanted), method, spec, seed)
+    output = OutputFolder(out, {
+        "model": model, "model_digest": loaded.digest, "classifier": classifier if guide else None,
+        "classifier_digest": ModelFolder.open(classifier, "classifier").digest if guide and classifier else None,
+        "class": wanted, "scale": scale, "sampler": sampler, "timesteps": timesteps, "eta": eta, "grad_at": grad_at,
+        "clip": clip, "seed": seed, "precision": precision})
+    sample_run(denoiser, guide, method, labels, num_samples, batch_size, seed, where, output)
+    click.echo(f"{num_samples} images in {out}: look at {out / 'grid.png'}")
+
+
+def parse_labels(wanted: list[str], class_names: tuple[str, ...] | None, denoiser: Denoiser, model: str) -> Labels:
+    """The labels that --class asks for."""
+    if wanted == ["none"]:
+        if denoiser.class_names:
+            raise UserError(f"{model} is class-conditional and cannot be sampled without a class; try --class random.")
+        return Labels()
+    if class_names is None:
+        raise UserError(f"{model} knows no classes and comes with no classifier; give --classifier, or --class none.")
+    if wanted == ["random"]:
+        return Labels(K=len(class_names))
+    if wanted == ["all"]:
+        return Labels(tuple(range(len(class_names))))
+    indices = []
+    for text in wanted:
+        whole = text.lower() in (name.lower() for name in class_names)  # some class names have commas of their own
+        indices += [class_index(part, class_names) for part in ([text] if whole else text.split(","))]
+    return Labels(tuple(indices))
+
+
+@click.command(cls=FriendlyCommand)
+@options(DATA, SCHEDULE)
+@click.option("--variance", type=click.Choice(["learned_range", "fixed_small", "fixed_large"]), default="learned_range",
+              show_default=True, help="Of the reverse steps. Learned: the hybrid loss; fixed: the simple loss.")
+@click.option("--class-conditional", is_flag=True, help="Let the denoiser see the label.")
+@click.option("--attention-order", type=click.Choice(["legacy", "new"]))
+@options(NETWORK, TRAINING)
+def train_ddpm(dataset: str, image_size: int | None, out: Path | None, device: str, noise_schedule: str | None,
+               timesteps: int | None, variance: str, class_conditional: bool, **given: Any) -> None:
+    """Train a denoising diffusion model, to sample from with guided-sample.
+
+    What is not given is the dataset's recipe. Stop it in any way; the same command goes on, to the same result.
+
+    \b
+    train-ddpm --dataset digits
+    train-ddpm --variance fixed_small --noise-schedule linear --out runs/simple
+    """
+    recipe = DENOISERS[dataset]
+    schedule = schedule_option(recipe, noise_schedule, timesteps, None)
+    settings, training = resolve(recipe, given, UNetConfig)
+    where = pick_device(device)
+    data = load_dataset(dataset, image_size or recipe.image_size)
+    torch.manual_seed(training.seed)
+    network = UNet(UNetConfig(
+        **settings, image_size=data.image_size, in_channels=data.channels,
+        out_channels=data.channels * (2 if variance == "learned_range" else 1),
+        num_classes=len(data.class_names) if class_conditional else None))
+    denoiser = Denoiser(network, schedule, variance, data.class_names if class_conditional else None)
+    out = out or Path("runs") / f"{dataset}-ddpm"
+    train(denoiser_task(denoiser, data), data, training, out, where)
+    click.echo(f"The best model is in {out / 'best'}; sample from it with: guided-sample --model {out} --class none")

@@ -1,0 +1,38 @@
+"""From a name or a path to a Denoiser. One file for each kind of checkpoint; foreign ones are adapted there, at the door."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from guided_sample.denoiser import Denoiser
+from guided_sample.loaders.model_folder import load_model_folder
+from noisy_clf.checkpoint import ModelFolder
+
+
+@dataclass(frozen=True)
+class Advice:
+    """How a model is best sampled, as its config.json says under "sampling"."""
+
+    classifier: str | None = None
+    scale: float = 1.0
+    steps: dict[str, str] = field(default_factory=lambda: {"ddpm": "250", "ddim": "ddim25"})
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A frozen denoiser, the SHA-256 of its weights, and the advice that came with it."""
+
+    denoiser: Denoiser
+    digest: str
+    advice: Advice
+
+
+def load_model(name_or_path: str | Path) -> LoadedModel:
+    """A bundled model by name, or one from its folder or from its training run's."""
+    folder = ModelFolder.open(name_or_path, "denoiser")
+    return LoadedModel(load_model_folder(folder), folder.digest, Advice(**folder.config.get("sampling", {})))
+
+
+def load_denoiser(name_or_path: str | Path) -> Denoiser:
+    """The frozen denoiser of that name or path, in evaluation mode, on the CPU."""
+    return load_model(name_or_path).denoiser

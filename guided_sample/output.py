@@ -1,0 +1,107 @@
+"""A sampling run's folder: a PNG and a JSON line for each sample, then grid.png, samples.npz and the manifest.
+
+A sample is finished when its PNG is there and its line is: running the same command again makes only the others.
+"""
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from PIL import Image
+from torch import Tensor
+
+from noisy_clf.errors import UserError
+from noisy_clf.files import atomic_write, claim_folder, read_json, write_json
+
+MANIFEST, LINES = "manifest.json", "samples.jsonl"
+
+
+def to_pixels(x_0: Tensor) -> np.ndarray:
+    """[B,C,H,W] in [-1,1] -> uint8 [B,H,W,C], fractions of a grey level cut off as in ADM's program."""
+    return ((x_0 + 1) * 127.5).clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+class OutputFolder:
+    """Where a run's samples go. Made for one set of options: a folder with another run's results is refused."""
+
+    def __init__(self, path: Path, options: dict[str, Any]) -> None:
+        self.path = path
+        manifest = path / MANIFEST
+        if not manifest.exists() and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+            raise UserError(f"{path} is there already and is not a sampling run's folder; choose another --out.")
+        claim_folder(manifest, options)
+        self.manifest = read_json(manifest)
+        self.lines = self._finished_lines()
+        with atomic_write(path / LINES) as temporary:  # without what a kill may have torn
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines.values()))
+
+    def _finished_lines(self) -> dict[int, dict[str, Any]]:
+        lines = {}
+        for text in (self.path / LINES).read_text().splitlines() if (self.path / LINES).exists() else []:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if self.image_path(line["index"]).exists():
+                lines[line["index"]] = line
+        return lines
+
+    def image_path(self, index: int) -> Path:
+        return self.path / f"{index:06d}.png"
+
+    def missing(self, num_samples: int) -> list[int]:
+        return [index for index in range(num_samples) if index not in self.lines]
+
+    def add(self, pixels: np.ndarray, line: dict[str, Any]) -> None:
+        """Stores one finished sample, uint8 [H,W,C]."""
+        with atomic_write(self.image_path(line["index"])) as temporary:
+            Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(temporary, format="PNG")
+        with open(self.path / LINES, "a") as file:
+            file.write(json.dumps(line) + "\n")
+        self.lines[line["index"]] = line
+
+    def read(self, index: int) -> np.ndarray:
+        """One finished sample, uint8 [H,W,C]."""
+        pixels = np.asarray(Image.open(self.image_path(index)))
+        return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+    def finish(self, num_samples: int, columns: int, report: dict[str, Any]) -> None:
+        """Writes samples.npz, grid.png, the lines in order, and the manifest, all from the finished samples."""
+        lines = [self.lines[index] for index in range(num_samples)]
+        with atomic_write(self.path / LINES) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        labels = np.array([-1 if line["class"] is None else line["class"] for line in lines])
+        self._write_npz(num_samples, labels)
+        shown = [self.read(index) for index in range(min(num_samples, columns * 10))]
+        with atomic_write(self.path / "grid.png") as temporary:
+            Image.fromarray(grid(shown, columns)).save(temporary, format="PNG")
+        write_json(self.path / MANIFEST, self.manifest | {"num_samples": num_samples, **report})
+
+    def _write_npz(self, num_samples: int, labels: np.ndarray) -> None:
+        """arr_0 uint8 [N,H,W,C], arr_1 labels (-1: none), image by image: they need not fit into memory."""
+        shape = (num_samples, *self.read(0).shape)
+        with atomic_write(self.path / "samples.npz") as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            with archive.open("arr_0.npy", "w", force_zip64=True) as file:
+                npy.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+                for index in range(num_samples):
+                    file.write(self.read(index).tobytes())
+            with archive.open("arr_1.npy", "w") as file:
+                npy.write_array(file, labels)
+
+
+def grid(images: list[np.ndarray], columns: int) -> np.ndarray:
+    """Images uint8 [H,W,C] in rows, small ones enlarged to some 64 pixels, on a grey ground: uint8 [h,w] or [h,w,3]."""
+    size, gap = images[0].shape[0], 4
+    zoom = max(1, math.ceil(64 / size))
+    cell = size * zoom + gap
+    rows = math.ceil(len(images) / columns)
+    sheet = np.full((rows * cell + gap, columns * cell + gap, images[0].shape[2]), 96, np.uint8)
+    for i, image in enumerate(images):
+        top, left = gap + i // columns * cell, gap + i % columns * cell
+        sheet[top:top + size * zoom, left:left + size * zoom] = image.repeat(zoom, axis=0).repeat(zoom, axis=1)
+    return sheet.squeeze(2) if sheet.shape[2] == 1 else sheet

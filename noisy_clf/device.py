@@ -1,0 +1,21 @@
+"""Where to compute."""
+from __future__ import annotations
+
+import torch
+
+from noisy_clf.errors import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the first GPU there is, else the CPU; one that is not there is refused."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())] + (
+        ["mps"] if torch.backends.mps.is_available() else [])
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or (str(device) not in there and not (str(device) == "cuda" and "cuda:0" in there)):
+        raise UserError(f"device {name!r} is not there; this machine has: {', '.join(there)}.")
+    return device

@@ -1,0 +1,158 @@
+"""ADM's building blocks. Attribute names are fixed by the tensor names of released files.
+
+Feature maps [B,C,H,W]; time embedding `emb` [B,E].
+"""
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+AttentionOrder = Literal["legacy", "new"]
+Resample = Literal["up", "down"]
+
+
+def time_embedding(t: Tensor, width: int) -> Tensor:
+    """[B] timesteps, whole or fractional -> [B, width] of cosines, then sines. (Transformer sec. 3.5; ADM's program)"""
+    half = width // 2
+    frequencies = torch.exp(-math.log(10000) / half * torch.arange(half, dtype=torch.float32, device=t.device))
+    angles = t.float()[:, None] * frequencies
+    return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, width % 2))
+
+
+def zeroed(module: nn.Module) -> nn.Module:
+    """The module with every parameter 0: a residual branch that starts as the identity."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+class GroupNorm32(nn.GroupNorm):
+    """GroupNorm of 32 groups, computed in float32 whatever it is fed."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(32, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float()).to(x.dtype)
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour, twice as large, then (with channels given) a convolution."""
+
+    def __init__(self, channels: int | None = None) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if channels else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.interpolate(x, scale_factor=2, mode="nearest")
+        return self.conv(x) if self.conv else x
+
+
+class Downsample(nn.Module):
+    """Half as large: the mean of 2x2 pixels, or (with channels given) a strided convolution."""
+
+    def __init__(self, channels: int | None = None) -> None:
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if channels else nn.AvgPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class ResBlock(nn.Module):
+    """Two convolutions around the time embedding, with a skip connection; it may resample on the way. (ADM sec. 3)"""
+
+    def __init__(self, channels: int, out_channels: int, emb_width: int, dropout: float, scale_shift: bool,
+                 resample: Resample | None = None) -> None:
+        super().__init__()
+        self.scale_shift = scale_shift
+        self.resample = {"up": Upsample, "down": Downsample, None: nn.Identity}[resample]()
+        self.in_layers = nn.Sequential(
+            GroupNorm32(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
+        self.emb_layers = nn.Sequential(
+            nn.SiLU(), nn.Linear(emb_width, 2 * out_channels if scale_shift else out_channels))
+        self.out_layers = nn.Sequential(
+            GroupNorm32(out_channels), nn.SiLU(), nn.Dropout(dropout),
+            zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)))
+        self.skip_connection = nn.Identity() if out_channels == channels else nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        norm_in, activation, conv_in = self.in_layers  # resampled before the convolution, as the skip connection is
+        h = conv_in(self.resample(activation(norm_in(x))))
+        time = self.emb_layers(emb).to(h.dtype)[:, :, None, None]
+        norm_out, *rest = self.out_layers
+        if self.scale_shift:
+            scale, shift = time.chunk(2, dim=1)
+            h = norm_out(h) * (1 + scale) + shift
+        else:
+            h = norm_out(h + time)
+        for layer in rest:
+            h = layer(h)
+        return self.skip_connection(self.resample(x)) + h
+
+
+def split_heads(qkv: Tensor, heads: int, order: AttentionOrder) -> tuple[Tensor, Tensor, Tensor]:
+    """[B, L, 3 C] -> q, k, v, each [B, heads, L, C / heads].
+
+    `legacy` files hold (head, q|k|v, channel) in that order, `new` ones (q|k|v, head, channel).
+    """
+    B, L, _ = qkv.shape
+    if order == "legacy":
+        q, k, v = qkv.view(B, L, heads, 3, -1).permute(3, 0, 2, 1, 4)
+    else:
+        q, k, v = qkv.view(B, L, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    return q, k, v
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention among all pixels, with a skip connection."""
+
+    def __init__(self, channels: int, heads: int, order: AttentionOrder) -> None:
+        super().__init__()
+        self.heads, self.order = heads, order
+        self.norm = GroupNorm32(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, C, H, W = x.shape
+        pixels = self.norm(x).flatten(2).transpose(1, 2)  # [B, H*W, C]
+        q, k, v = split_heads(pointwise(self.qkv, pixels), self.heads, self.order)
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, H * W, C)
+        return x + pointwise(self.proj_out, h).transpose(1, 2).reshape(B, C, H, W)
+
+
+class AttentionPool(nn.Module):
+    """[B,C,H,W] -> [B,K]: the mean pixel asks all pixels and itself, once. (ADM sec. 4; the pooling of CLIP's ResNet)"""
+
+    def __init__(self, size: int, channels: int, heads: int, out_channels: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.positional_embedding = nn.Parameter(torch.randn(channels, size ** 2 + 1) / channels ** 0.5)
+        self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
+        self.c_proj = nn.Conv1d(channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.flatten(2)
+        pixels = torch.cat([pixels.mean(2, keepdim=True), pixels], dim=2) + self.positional_embedding.to(x.dtype)
+        q, k, v = split_heads(pointwise(self.qkv_proj, pixels.transpose(1, 2)), self.heads, "new")
+        answer = F.scaled_dot_product_attention(q[:, :, :1], k, v)  # the mean's query is the only one read
+        return pointwise(self.c_proj, answer.flatten(1))
+
+
+def pointwise(conv: nn.Module, x: Tensor) -> Tensor:
+    """A 1x1 Conv1d (the shape that released files fix) as a linear map of the last axis."""
+    return F.linear(x, conv.get_parameter("weight")[:, :, 0], conv.get_parameter("bias"))
+
+
+class TimeSequential(nn.Sequential):
+    """A sequence whose ResBlocks also receive the time embedding."""
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # type: ignore[override]
+        for layer in self:
+            x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
+        return x

@@ -1,0 +1,123 @@
+"""The half that ADM's denoiser and its classifier share: time embedding, down-sampling path, middle block."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from noisy_clf.errors import UserError
+from noisy_clf.layers import AttentionBlock, AttentionOrder, Downsample, ResBlock, Resample, TimeSequential
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorsoConfig:
+    """The architecture's settings that denoiser and classifier have in common.
+
+    image_size      pixels a side; divisible by 2 for each level but the last
+    in_channels     1 grey, 3 colour
+    channels        base width; a level has channels * channel_mult[level]
+    channel_mult    one factor a level; each level but the last ends in down-sampling
+    res_blocks      ResBlocks a level
+    attention_at    image sizes, in pixels, at which ResBlocks are followed by attention
+    head_channels   channels of an attention head; None: `heads` heads whatever the width
+    attention_order how q, k and v lie in the weights: "legacy" (head first) or "new" (q, k, v first)
+    scale_shift     the time embedding scales and shifts normalised features, rather than being added
+    resample        by a "resblock", a "conv" or "plain" (mean pooling, nearest neighbour)
+    """
+
+    image_size: int
+    in_channels: int
+    channels: int
+    channel_mult: tuple[float, ...]
+    res_blocks: int = 2
+    attention_at: tuple[int, ...] = ()
+    heads: int = 1
+    head_channels: int | None = None
+    attention_order: AttentionOrder = "legacy"
+    scale_shift: bool = True
+    resample: Literal["resblock", "conv", "plain"] = "resblock"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("channel_mult", "attention_at"):  # JSON has lists only
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        stride = 2 ** (len(self.channel_mult) - 1)
+        if not self.channel_mult or self.image_size < stride or self.image_size % stride:
+            raise UserError(f"image size {self.image_size} does not divide by {stride}, as channel_mult "
+                            f"{self.channel_mult} with its {len(self.channel_mult)} levels needs.")
+        if self.attention_order not in ("legacy", "new"):
+            raise UserError(f"unknown attention_order {self.attention_order!r}; there are: legacy, new.")
+        if self.resample not in ("resblock", "conv", "plain"):
+            raise UserError(f"unknown resample {self.resample!r}; there are: resblock, conv, plain.")
+        for width in self.widths:
+            if width < 32 or width % 32:
+                raise UserError(f"a level {width} channels wide cannot be normalised in 32 groups; choose channels "
+                                f"and channel_mult so that every level is a multiple of 32.")
+        for width in {self.widths[level] for level in range(len(self.widths)) if self.attends(level)} | {self.widths[-1]}:
+            if width % (self.head_channels or self.heads):
+                raise UserError(f"{width} channels do not divide into " + (
+                    f"heads of {self.head_channels} channels." if self.head_channels else f"{self.heads} heads."))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(int(self.channels * factor) for factor in self.channel_mult)
+
+    @property
+    def emb_width(self) -> int:
+        return 4 * self.channels
+
+    def attends(self, level: int) -> bool:
+        return self.image_size // 2 ** level in self.attention_at
+
+    def res_block(self, width_in: int, width_out: int, resample: Resample | None = None) -> ResBlock:
+        return ResBlock(width_in, width_out, self.emb_width, self.dropout, self.scale_shift, resample)
+
+    def heads_of(self, width: int) -> int:
+        return width // self.head_channels if self.head_channels else self.heads
+
+    def attention(self, width: int) -> AttentionBlock:
+        return AttentionBlock(width, self.heads_of(width), self.attention_order)
+
+
+def time_mlp(config: TorsoConfig) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(config.channels, config.emb_width), nn.SiLU(), nn.Linear(config.emb_width, config.emb_width))
+
+
+def down_path(config: TorsoConfig) -> tuple[nn.ModuleList, list[int]]:
+    """The blocks from the image to the smallest map, and the width of each block's output."""
+    width = config.widths[0]
+    blocks = [TimeSequential(nn.Conv2d(config.in_channels, width, 3, padding=1))]
+    widths = [width]
+    for level, level_width in enumerate(config.widths):
+        for _ in range(config.res_blocks):
+            layers: list[nn.Module] = [config.res_block(width, level_width)]
+            width = level_width
+            if config.attends(level):
+                layers.append(config.attention(width))
+            blocks.append(TimeSequential(*layers))
+            widths.append(width)
+        if level < len(config.widths) - 1:
+            blocks.append(TimeSequential(
+                config.res_block(width, width, "down") if config.resample == "resblock"
+                else Downsample(width if config.resample == "conv" else None)))
+            widths.append(width)
+    return nn.ModuleList(blocks), widths
+
+
+def middle(config: TorsoConfig) -> TimeSequential:
+    width = config.widths[-1]
+    return TimeSequential(config.res_block(width, width), config.attention(width), config.res_block(width, width))
+
+
+def config_from(kind: type[Any], fields: dict[str, Any], source: object) -> Any:
+    """A config dataclass from a dictionary; what it does not know, or lacks, is refused by name."""
+    known = kind.__dataclass_fields__
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise UserError(f"{source}: unknown setting {', '.join(unknown)}; there are: {', '.join(known)}.")
+    try:
+        return kind(**fields)
+    except TypeError as error:
+        raise UserError(f"{source}: {error}.") from error
