@@ -81,7 +81,7 @@ def guided_sample(model: str, classifier: str | None, classes: tuple[str, ...], 
     labels = parse_labels(wanted, guide.class_names if guide else denoiser.class_names, denoiser, model)
     scale = advice.scale if scale is None else scale
     if guide is None and wanted != ["none"] and scale:
-        raise UserError(f"{model} comes with no classifier; give --classifier, or sample without guidance: --class none.")
+        raise UserError(f"{model} comes with no classifier; give --classifier, or --scale 0 to sample without guidance.")
     spec = steps or advice.steps[sampler]
     timesteps = kept_timesteps(spec, denoiser.schedule.T)
     method = Method(sampler, reverse_steps(denoiser.schedule, timesteps), scale, eta, grad_at, clip, precision)

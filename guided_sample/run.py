@@ -21,7 +21,7 @@ from guided_sample.samplers import Moment, ddim, ddpm
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.errors import UserError
 
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} [{elapsed}<{remaining}, {rate_fmt}]"
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -75,7 +75,8 @@ def sample_run(denoiser: Denoiser, classifier: NoisyClassifier | None, method: M
     if classifier:
         classifier.to(device)
     started = time.perf_counter()
-    bar = tqdm(total=len(missing), unit=" images", desc="sampling", bar_format=BAR, dynamic_ncols=True)
+    bar = tqdm(total=len(missing) * len(method.steps), unit_scale=1 / len(method.steps), unit=" images", desc="sampling",
+               bar_format=BAR, dynamic_ncols=True)  # counts steps, tells images
     try:
         with bar, torch.autocast(device.type, DTYPES[method.precision], enabled=method.precision != "float32"):
             for start in range(0, len(missing), batch_size):
@@ -101,7 +102,7 @@ def sample_batch(denoiser: Denoiser, classifier: NoisyClassifier | None, method:
     noise = SampleNoise(seed, indices, denoiser.shape, device)
     try:
         for moment in moments(denoiser, classifier, method, noise, y):
-            bar.update(len(indices) / len(method.steps))
+            bar.update(len(indices))
     except NonFiniteGradient as error:
         numbers = ", ".join(str(indices[position]) for position in error.positions)
         raise UserError(f"the guidance gradient is not finite at t = {error.t} for sample {numbers}; try a smaller "
@@ -114,7 +115,7 @@ def sample_batch(denoiser: Denoiser, classifier: NoisyClassifier | None, method:
     names = classifier.class_names if classifier else denoiser.class_names
     for index, label, log_prob, pixels in zip(indices, asked, log_probs, to_pixels(x_0)):
         yield {"index": index, "class": label, "class_name": None if label is None or not names else names[label],
-               "seed": seed, "log_prob": log_prob}, pixels
+               "seed": seed, "log_prob": None if log_prob is None else round(log_prob, 4)}, pixels
 
 
 def report(made: int, batch_size: int, seconds: float, device: torch.device) -> dict[str, Any]:

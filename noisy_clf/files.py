@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,8 @@ def shortened(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def claim_folder(record: Path, options: dict[str, Any], **more: Any) -> None:
-    """Writes a run's options into `record`, or refuses a folder whose record tells of other options."""
+def claim_folder(record: Path, options: dict[str, Any]) -> None:
+    """Writes a run's options, and the versions it is made with, into `record`; refuses one that tells of other options."""
     options = json.loads(json.dumps(options))
     if record.exists():
         different = differences(read_json(record).get("options"), options)
@@ -68,4 +69,9 @@ def claim_folder(record: Path, options: dict[str, Any], **more: Any) -> None:
             raise UserError(f"{record.parent} holds another run's results ({'; '.join(different[:4])}); "
                             f"choose another --out, or give the options it was made with.")
     else:
-        write_json(record, {"options": options, **more})
+        write_json(record, {"options": options, "versions": versions()})
+
+
+def versions() -> dict[str, str]:
+    """What a result may depend on."""
+    return {name: metadata.version(name) for name in ("guided-sample", "torch", "numpy")}

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from tqdm import tqdm
 from noisy_clf.checkpoint import save_model
 from noisy_clf.datasets import Dataset, training_order
 from noisy_clf.errors import UserError
-from noisy_clf.files import atomic_write, claim_folder
+from noisy_clf.files import atomic_write, claim_folder, versions
 
 STATE, METRICS, OPTIONS = "training_state.pt", "metrics.jsonl", "options.json"
 
@@ -157,7 +156,7 @@ def train(task: Task, data: Dataset, config: TrainingConfig, folder: Path, devic
     after the current step with its state saved; UserError if the folder holds a run with other options.
     """
     options = {"dataset": data.name, "model": task.model_config, "training": asdict(config)}
-    claim_folder(folder / OPTIONS, options, versions=versions())
+    claim_folder(folder / OPTIONS, options)
     task.network.to(device).train()
     run = Run(task, config, data, folder)
     run.resume()
@@ -191,11 +190,6 @@ def train(task: Task, data: Dataset, config: TrainingConfig, folder: Path, devic
                 bar.close()
                 raise UserError(f"stopped at step {run.step} of {config.iterations}; everything is saved in {folder}: "
                                 f"the same command goes on from here.")
-
-
-def versions() -> dict[str, str]:
-    """What a result may depend on."""
-    return {name: metadata.version(name) for name in ("guided-sample", "torch", "numpy")}
 
 
 class MetricsLog:

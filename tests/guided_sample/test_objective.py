@@ -1,0 +1,91 @@
+"""The losses that a denoiser learns from, against closed forms."""
+import math
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from guided_sample.denoiser import x0_from_eps
+from guided_sample.objective import bound_term, denoiser_task, gaussian_kl, pixel_log_prob
+from guided_sample.posterior import learned_log_variance, step_table
+from noisy_clf.datasets import load_dataset
+from noisy_clf.schedule import NoiseSchedule
+from tests.conftest import SCHEDULE, tiny_denoiser
+from tests.oracles import Exact
+from tests.reference import arrays, unet
+
+
+def test_hybrid_loss_is_that_of_guided_diffusion():
+    expected, schedule = arrays("hybrid_loss.npz"), NoiseSchedule.named("cosine", 1000)
+    x_0, t, eps = expected["x_0"], expected["t"], expected["eps"]
+    x_t = schedule.add_noise(x_0, t, eps)
+    eps_hat, v = unet("legacy_order")(x_t, t).split(3, dim=1)
+    torch.testing.assert_close((eps - eps_hat).square().flatten(1).mean(dim=1), expected["mse"], rtol=1e-5, atol=0)
+    step = step_table(schedule, range(1000)).at(t)
+    term = bound_term(step, x_0, x_t, x0_from_eps(schedule, x_t, t, eps_hat), learned_log_variance(step, "learned_range", v))
+    torch.testing.assert_close(term, expected["vb"], rtol=1e-5, atol=0)
+
+
+def test_kl_is_that_of_torch():
+    mean_q, std_q, mean_p, std_p = 0.3, 0.5, -0.1, 0.8
+    expected = kl_divergence(Normal(mean_q, std_q), Normal(mean_p, std_p))
+    logs = [torch.tensor(2 * math.log(std)) for std in (std_q, std_p)]
+    torch.testing.assert_close(gaussian_kl(torch.tensor(mean_q), logs[0], torch.tensor(mean_p), logs[1]), expected)
+
+
+def test_pixel_probabilities_of_all_grey_levels_sum_to_1():
+    levels = torch.arange(256) / 127.5 - 1
+    for mean, std in ((0.0, 0.1), (-0.97, 0.3), (0.5, 0.02)):
+        log_prob = pixel_log_prob(levels, torch.full((256,), mean), torch.full((256,), 2 * math.log(std)))
+        assert log_prob.exp().sum().item() == pytest.approx(1, abs=1e-5)
+        inside = (levels - mean).abs().argmin()
+        assert log_prob.exp()[inside].item() == pytest.approx(
+            Normal(mean, std).log_prob(levels[inside]).exp().item() * 2 / 255, rel=0.02)
+
+
+def test_the_bounds_terms_vanish_where_the_reverse_step_is_exact():
+    """With x_0 known and the posterior's own variance, KL(q || p) is 0 at every step but the last."""
+    x_0 = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    t = torch.tensor([0, 1, 40])
+    step = step_table(SCHEDULE, range(50)).at(t)
+    x_t = SCHEDULE.add_noise(x_0, t, torch.ones_like(x_0))
+    exact = learned_log_variance(step, "learned_range", -torch.ones_like(x_0))
+    terms = bound_term(step, x_0, x_t, x_0, exact)
+    assert terms[1:].abs().max() < 1e-6
+    decoder = -pixel_log_prob(x_0, x_0, exact)[0].mean() / math.log(2)  # in bits a dimension
+    assert terms[0].item() == pytest.approx(decoder.item(), rel=1e-4)
+    shifted = bound_term(step, x_0, x_t, x_0 + 0.1, exact)[1:].flatten()
+    kl = (0.1 * step.mean_x0).square() / (2 * step.beta_tilde_clipped) / math.log(2)
+    torch.testing.assert_close(shifted, kl.flatten()[1:], rtol=1e-3, atol=1e-6)
+
+
+def test_simple_loss_is_the_squared_error_of_eps():
+    denoiser, data = tiny_denoiser(variance="fixed_small", out_channels=1), load_dataset("digits", 8)
+    x_0, y = data.train.batch(torch.arange(500))
+    silent = Exact(lambda x_t, t, y: torch.zeros_like(x_t))
+    losses = denoiser_task(denoiser, data).loss(silent, x_0, y, torch.Generator().manual_seed(0))
+    assert losses.shape == (500,)
+    assert losses.mean().item() == pytest.approx(1, abs=4 * math.sqrt(2 / (500 * 64)))  # E[eps^2] = 1, its variance 2
+
+
+def test_hybrid_loss_teaches_eps_by_the_simple_loss_alone():
+    denoiser = tiny_denoiser()
+    data = load_dataset("digits", 8)
+    x_0, y = data.train.batch(torch.arange(16))
+    hybrid = denoiser_task(denoiser, data).loss(denoiser.network, x_0, y, torch.Generator().manual_seed(0)).mean()
+    last_bias = denoiser.network.out[2].bias
+    hybrid_gradient, = torch.autograd.grad(hybrid, last_bias)
+
+    generator = torch.Generator().manual_seed(0)
+    t = torch.randint(50, y.shape, generator=generator)
+    eps = torch.randn(x_0.shape, generator=generator)
+    output = denoiser.network(SCHEDULE.add_noise(x_0, t, eps), t)
+    simple_gradient, = torch.autograd.grad((eps - output[:, :1]).square().mean(), last_bias)
+    torch.testing.assert_close(hybrid_gradient[0], simple_gradient[0])
+    assert hybrid_gradient[1].abs() > 0 and simple_gradient[1] == 0  # the bound teaches the variance, and nothing else does
+
+
+def test_validation_is_the_same_each_time():
+    data = load_dataset("digits", 8)
+    task = denoiser_task(tiny_denoiser(), data)
+    assert task.validate(task.network) == task.validate(task.network)

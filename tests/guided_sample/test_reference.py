@@ -1,0 +1,53 @@
+"""The same numbers as openai/guided-diffusion, from one forward pass to whole guided trajectories."""
+import pytest
+import torch
+
+from guided_sample.denoiser import Denoiser
+from guided_sample.guidance import ClassifierGuidance
+from guided_sample.posterior import reverse_steps
+from guided_sample.samplers import ddim, ddpm
+from guided_sample.timesteps import kept_timesteps
+from noisy_clf.classifier import NoisyClassifier
+from noisy_clf.schedule import NoiseSchedule
+from tests.reference import INDEX, arrays, encoder, relative_error, unet
+
+
+@pytest.mark.parametrize("name", INDEX["unet"])
+def test_unet(name):
+    network, expected = unet(name), arrays(INDEX["unet"][name]["file"])
+    tensors = {key: list(tensor.shape) for key, tensor in network.state_dict().items()}
+    assert list(tensors.items()) == list(INDEX["unet"][name]["state_dict"].items())
+    y = expected["y"] if network.config.num_classes else None
+    assert relative_error(network(expected["x"], expected["t"], y), expected["output"]) < 5e-6
+
+
+@pytest.mark.parametrize("spec", INDEX["respacing"])
+def test_timesteps(spec):
+    T, _, steps = spec.partition(":")
+    assert kept_timesteps(steps, int(T)) == INDEX["respacing"][spec]
+
+
+@pytest.mark.parametrize("name", INDEX["samplers"])
+def test_trajectory(name):
+    theirs = INDEX["samplers"][name]
+    expected = arrays(theirs["file"])
+    schedule = NoiseSchedule.named(theirs["schedule"], theirs["T"])
+    denoiser = Denoiser(unet(theirs["unet"]), schedule, theirs["variance"])
+    classifier = NoisyClassifier(encoder(theirs["encoder"]), schedule, tuple("0123456789"))
+    guide = ClassifierGuidance(classifier, expected["y"], theirs["scale"])
+    draws = iter([expected["x_T"], *expected["noise"]])
+    y = expected["y"] if denoiser.network.config.num_classes else None
+    steps = reverse_steps(schedule, kept_timesteps(theirs["respacing"], theirs["T"]))
+    assert [step.t for step in steps] == theirs["timesteps"][::-1]
+
+    if theirs["method"] == "ddpm":
+        moments = ddpm(denoiser, steps, guide, lambda: next(draws), y, theirs["clip_denoised"])
+    else:
+        moments = ddim(denoiser, steps, guide, lambda: next(draws), y, theirs["clip_denoised"], theirs["eta"])
+    moments = list(moments)
+
+    assert len(moments) == len(expected["x"])
+    for moment, x, pred_x0 in zip(moments, expected["x"], expected["pred_x0"]):
+        assert relative_error(moment.x_t, x) < 1e-4
+        assert relative_error(moment.x0_hat, pred_x0) < 1e-4
+    assert torch.isfinite(moments[-1].x_t).all()

@@ -1,0 +1,74 @@
+"""Tiny networks, a tiny dataset, and the command lines as a user meets them."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from noisy_clf.classifier import NoisyClassifier
+from noisy_clf.datasets import Dataset, LabelledImages, digits
+from noisy_clf.encoder_unet import EncoderUNet, EncoderUNetConfig
+from noisy_clf.schedule import NoiseSchedule
+from tests.reference import with_drawn_weights
+
+TINY = {"image_size": 8, "in_channels": 1, "channels": 32, "channel_mult": (1,), "res_blocks": 1, "head_channels": 32,
+        "num_classes": 10}
+TINY_FLAGS = ("--image-size=8 --channels=32 --channel-mult=1 --res-blocks=1 --attention-at= --head-channels=32 "
+              "--batch-size=8 --device=cpu").split()
+
+
+def tiny_network(**settings: Any) -> EncoderUNet:
+    return EncoderUNet(EncoderUNetConfig(**{**TINY, **settings}))
+
+
+def invoke(command: click.Command, *arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def assert_refused(result: Result, sentence: str) -> None:
+    """The command ended with status 1 or 2 and one sentence that holds `sentence`, not with a traceback."""
+    assert isinstance(result.exception, SystemExit), repr(result.exception)
+    assert result.exit_code in (1, 2)
+    assert result.output.count("Error: ") == 1
+    told = result.output.split("Error: ")[1].strip()
+    assert sentence in told and told.endswith(".") and "\n" not in told
+
+
+class TouchesAFile:
+    """Unpickling it creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.path), "w")
+
+
+@pytest.fixture
+def classifier() -> NoisyClassifier:
+    """Untrained, yet with no weight at 0: every part of it matters to its logits."""
+    network = with_drawn_weights(tiny_network())
+    return NoisyClassifier(network, NoiseSchedule.named("cosine", 100), digits(8).class_names)
+
+
+@pytest.fixture(scope="session")
+def few_digits() -> Dataset:
+    """30 images to train on and 12 to validate."""
+    whole = digits(8)
+    train, validation = (LabelledImages(part.images[:count], part.labels[:count])
+                         for part, count in ((whole.train, 30), (whole.validation, 12)))
+    return Dataset("digits", train, validation, whole.class_names)
+
+
+@pytest.fixture
+def x_t() -> torch.Tensor:
+    return torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """Every file below the folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

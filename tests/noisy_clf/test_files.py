@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from noisy_clf import files
+from noisy_clf.errors import UserError
+from noisy_clf.files import atomic_write, claim_folder, differences, read_json, versions, write_json
+from tests.noisy_clf.conftest import snapshot
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "file").write_text("old")
+    return tmp_path / "file"
+
+
+@pytest.mark.parametrize("name", ["file", "new", "a/b/new"])
+def test_a_whole_write_replaces_the_file_or_makes_it_with_its_folder(path: Path, name: str) -> None:
+    target = path.parent / name
+    with atomic_write(target) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert snapshot(path.parent) == {"file": b"old", name: b"new"}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("mine")], ids=repr)
+def test_a_write_that_fails_half_way_leaves_the_old_file_alone(path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        with atomic_write(path) as temporary:
+            temporary.write_text("ne")
+            raise error
+    assert snapshot(path.parent) == {"file": b"old"}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_with_what_to_do(path: Path, number: int) -> None:
+    with pytest.raises(UserError, match="the disk is full: .*/file could not be written; free some space and run the same"):
+        with atomic_write(path) as temporary:
+            temporary.write_text("ne")
+            raise OSError(number, "No space")
+    assert snapshot(path.parent) == {"file": b"old"}
+
+
+def test_a_really_full_disk_is_told_too(path: Path) -> None:
+    (path.parent / ".file.tmp").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="the disk is full: .*/file could not be written"):
+        with atomic_write(path) as temporary:
+            temporary.write_text("new")
+    assert snapshot(path.parent) == {"file": b"old"}
+
+
+def test_another_trouble_is_told_with_the_files_name(path: Path) -> None:
+    with pytest.raises(UserError, match="/file: Permission denied"):
+        with atomic_write(path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_a_file_where_a_folder_is_wanted_is_told_by_its_name(path: Path) -> None:
+    with pytest.raises(UserError, match="/file"):
+        write_json(path / "options.json", {})
+
+
+@pytest.mark.parametrize("text, sentence", [("{", "cannot be read as JSON"), ("[1]", "is not a JSON object")])
+def test_json_that_is_none_is_refused(path: Path, text: str, sentence: str) -> None:
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"/file {sentence}"):
+        read_json(path)
+
+
+def test_differences_name_each_setting_that_differs() -> None:
+    old, new = {"lr": 0.1, "a": {"b": [1], "c": 2}, "gone": 1}, {"lr": 0.2, "a": {"b": [1], "c": 3}, "seed": 0}
+    assert differences(old, new) == [
+        "lr 0.1 there, 0.2 now", "a.c 2 there, 3 now", "gone 1 there, None now", "seed None there, 0 now"]
+    assert differences(old, json.loads(json.dumps(old))) == []
+
+
+def test_a_folder_is_claimed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = tmp_path / "options.json"
+    claim_folder(record, {"seed": 0, "mult": (1, 2)})
+    assert json.loads(record.read_text()) == {"options": {"seed": 0, "mult": [1, 2]}, "versions": versions()}
+    before = snapshot(tmp_path)
+    monkeypatch.setattr(files, "versions", lambda: {"torch": "0"})  # another version may go on
+    claim_folder(record, {"seed": 0, "mult": (1, 2)})
+    with pytest.raises(UserError, match=r"holds another run's results \(seed 0 there, 1 now\); choose another --out"):
+        claim_folder(record, {"seed": 1, "mult": (1, 2)})
+    assert snapshot(tmp_path) == before
