@@ -15,7 +15,7 @@ from guided_sample.objective import denoiser_task
 from guided_sample.output import OutputFolder
 from guided_sample.posterior import reverse_steps
 from guided_sample.recipes import DENOISERS
-from guided_sample.run import Labels, Method, default_out, sample_run
+from guided_sample.run import Experiment, Labels, default_out, sample_run
 from guided_sample.timesteps import kept_timesteps
 from guided_sample.unet import UNet, UNetConfig
 from noisy_clf.checkpoint import ModelFolder
@@ -46,7 +46,7 @@ def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> f
 @click.option("--grad-at", type=click.Choice(["x_t", "mean"]), default="x_t", show_default=True,
               help="Where DDPM's gradient is taken: as ADM's program does it, or as its paper writes it.")
 @click.option("--clip/--no-clip", default=True, show_default=True, help="Clip x0_hat to [-1,1].")
-@click.option("--num-samples", type=click.IntRange(min=1), help="[default: 16, or two of each class if there are several]")
+@click.option("--num-samples", type=click.IntRange(min=1), help="[default: 16, or two of each of several classes]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True,
               help="Images at a time; they come out the same for any.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -84,16 +84,17 @@ def guided_sample(model: str, classifier: str | None, classes: tuple[str, ...], 
         raise UserError(f"{model} comes with no classifier; give --classifier, or --scale 0 to sample without guidance.")
     spec = steps or advice.steps[sampler]
     timesteps = kept_timesteps(spec, denoiser.schedule.T)
-    method = Method(sampler, reverse_steps(denoiser.schedule, timesteps), scale, eta, grad_at, clip, precision)
-    num_samples = num_samples or (16 if len(labels.classes) < 2 else 2 * len(labels.classes))
-
-    out = out or default_out(model, ",".join(wanted), method, spec, seed)
+    num_samples = num_samples or (2 * len(labels.classes) if 2 <= len(labels.classes) <= 16 else 16)
+    out = out or default_out(model, wanted, sampler, spec, scale, seed)
     output = OutputFolder(out, {
         "model": model, "model_digest": loaded.digest, "classifier": classifier if guide else None,
         "classifier_digest": ModelFolder.open(classifier, "classifier").digest if guide and classifier else None,
         "class": wanted, "scale": scale, "sampler": sampler, "timesteps": timesteps, "eta": eta, "grad_at": grad_at,
         "clip": clip, "seed": seed, "precision": precision})
-    sample_run(denoiser, guide, method, labels, num_samples, batch_size, seed, where, output)
+    denoiser.network.to(where)
+    experiment = Experiment(denoiser, guide.to(where) if guide else None, labels, sampler,
+                            reverse_steps(denoiser.schedule, timesteps), scale, seed, where, eta, grad_at, clip, precision)
+    sample_run(experiment, num_samples, batch_size, output)
     click.echo(f"{num_samples} images in {out}: look at {out / 'grid.png'}")
 
 

@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -26,19 +27,6 @@ DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class Method:
-    """How samples are drawn: everything, beside models, labels and seed, that an image depends on."""
-
-    sampler: str  # ddpm or ddim
-    steps: list[Step]
-    scale: float
-    eta: float = 0.0
-    grad_at: str = "x_t"
-    clip: bool = True
-    precision: str = "float32"  # or bf16
-
-
-@dataclass(frozen=True)
 class Labels:
     """Which class each sample is asked to show: `classes` in turn, or at random among `K`, or none."""
 
@@ -51,80 +39,98 @@ class Labels:
         return random_label(seed, index, self.K) if self.K else None
 
 
-def moments(denoiser: Denoiser, classifier: NoisyClassifier | None, method: Method, noise: SampleNoise,
-            y: Tensor | None) -> Iterator[Moment]:
-    """The chosen sampler on one batch, guided where there is a class, a classifier and a scale."""
-    guide = None
-    if classifier is not None and y is not None and method.scale != 0:
-        guide = ClassifierGuidance(classifier, y, method.scale)
-    y = y if denoiser.class_names else None
-    if method.sampler == "ddpm":
-        return ddpm(denoiser, method.steps, guide, noise, y, method.clip, method.grad_at)
-    return ddim(denoiser, method.steps, guide, noise, y, method.clip, method.eta)
+@dataclass(frozen=True)
+class Experiment:
+    """All that an image depends on, beside its index.
+
+    denoiser, classifier  on `device`; without a classifier nothing is guided
+    sampler, steps        "ddpm" or "ddim", along these steps
+    scale                 of the guidance; 0: none
+    eta, grad_at, clip    as the samplers take them
+    precision             "float32", or "bf16": the networks under autocast
+    """
+
+    denoiser: Denoiser
+    classifier: NoisyClassifier | None
+    labels: Labels
+    sampler: str
+    steps: list[Step]
+    scale: float
+    seed: int
+    device: torch.device
+    eta: float = 0.0
+    grad_at: str = "x_t"
+    clip: bool = True
+    precision: str = "float32"
+
+    def moments(self, indices: Sequence[int], y: Tensor | None) -> Iterator[Moment]:
+        """The sampler on the samples of these indices, guided towards y [B] given a class, a classifier and a scale."""
+        noise = SampleNoise(self.seed, indices, self.denoiser.shape, self.device)
+        guide = None
+        if self.classifier is not None and y is not None and self.scale != 0:
+            guide = ClassifierGuidance(self.classifier, y, self.scale)
+        y = y if self.denoiser.class_names else None
+        if self.sampler == "ddpm":
+            return ddpm(self.denoiser, self.steps, guide, noise, y, self.clip, self.grad_at)
+        return ddim(self.denoiser, self.steps, guide, noise, y, self.clip, self.eta)
+
+    def draw(self, indices: Sequence[int], after_step: Callable[[], object]) -> list[tuple[dict[str, Any], np.ndarray]]:
+        """(its line for samples.jsonl, uint8 [H,W,C]) of each sample."""
+        asked = [self.labels.of(index, self.seed) for index in indices]
+        y = None if asked[0] is None else torch.tensor(asked, device=self.device)
+        log_probs: list[float | None] = [None] * len(indices)
+        with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "float32"):
+            try:
+                for moment in self.moments(indices, y):
+                    after_step()
+            except NonFiniteGradient as error:
+                numbers = ", ".join(str(indices[position]) for position in error.positions)
+                raise UserError(f"the guidance gradient is not finite at t = {error.t} for sample {numbers}; "
+                                f"try a smaller --scale, or --precision float32.") from error
+            if self.classifier is not None and y is not None:
+                with torch.no_grad():
+                    found = self.classifier.log_prob(moment.x_t, torch.zeros_like(y), y)
+                log_probs = [round(value, 4) for value in found.tolist()]
+        names = self.classifier.class_names if self.classifier else self.denoiser.class_names
+        lines = [{"index": index, "class": label, "class_name": None if label is None or not names else names[label],
+                  "seed": self.seed, "log_prob": log_prob} for index, label, log_prob in zip(indices, asked, log_probs)]
+        return list(zip(lines, to_pixels(moment.x_t)))
 
 
-def sample_run(denoiser: Denoiser, classifier: NoisyClassifier | None, method: Method, labels: Labels, num_samples: int,
-               batch_size: int, seed: int, device: torch.device, output: OutputFolder) -> None:
+def sample_run(experiment: Experiment, num_samples: int, batch_size: int, output: OutputFolder) -> None:
     """Draws the samples that `output` lacks, stores each batch as it is ready, and finishes the folder.
 
-    Sample i depends on its label, the seed and i, never on the others. Ctrl-C, a kill or an error loses at most the
-    batch at work.
+    Ctrl-C, a kill or an error loses at most the batch at work.
     """
-    missing = output.missing(num_samples)
-    denoiser.network.to(device)
-    if classifier:
-        classifier.to(device)
+    missing, steps = output.missing(num_samples), len(experiment.steps)
     started = time.perf_counter()
-    bar = tqdm(total=len(missing) * len(method.steps), unit_scale=1 / len(method.steps), unit=" images", desc="sampling",
-               bar_format=BAR, dynamic_ncols=True)  # counts steps, tells images
+    bar = tqdm(total=len(missing) * steps, unit_scale=1 / steps, unit=" images", desc="sampling", bar_format=BAR,
+               dynamic_ncols=True)  # counts steps, tells images
     try:
-        with bar, torch.autocast(device.type, DTYPES[method.precision], enabled=method.precision != "float32"):
+        with bar:
             for start in range(0, len(missing), batch_size):
                 indices = missing[start:start + batch_size]
-                for line, pixels in sample_batch(denoiser, classifier, method, labels, indices, seed, device, bar):
+                for line, pixels in experiment.draw(indices, after_step=lambda: bar.update(len(indices))):
                     output.add(pixels, line)
     except KeyboardInterrupt:
         raise UserError(f"stopped with {len(output.lines)} of {num_samples} images finished in {output.path}; "
                         f"the same command makes the others.") from None
     except torch.cuda.OutOfMemoryError:
-        raise UserError(f"a batch of {batch_size} does not fit into the memory of {device}; try a smaller "
+        raise UserError(f"a batch of {batch_size} does not fit into the memory of {experiment.device}; try a smaller "
                         f"--batch-size: the images stay the same, and the {len(output.lines)} finished ones stay.") from None
     seconds = time.perf_counter() - started
-    columns = len(labels.classes) if 2 <= len(labels.classes) <= 16 else min(16, math.ceil(math.sqrt(num_samples)))
-    output.finish(num_samples, columns, report(len(missing), batch_size, seconds, device))
+    classes = len(experiment.labels.classes)
+    columns = classes if 2 <= classes <= 16 else min(16, math.ceil(math.sqrt(num_samples)))
+    speed = {"images": len(missing), "seconds": round(seconds, 2), "images_per_second": round(len(missing) / seconds, 2)}
+    output.finish(num_samples, columns, {
+        "device": device_name(experiment.device), "batch_size": batch_size, "last_run": speed})
 
 
-def sample_batch(denoiser: Denoiser, classifier: NoisyClassifier | None, method: Method, labels: Labels, indices: list[int],
-                 seed: int, device: torch.device, bar: Any) -> Iterator[tuple[dict[str, Any], Any]]:
-    """(JSON line, uint8 [H,W,C]) of each sample of a batch."""
-    asked = [labels.of(index, seed) for index in indices]
-    y = None if asked[0] is None else torch.tensor(asked, device=device)
-    noise = SampleNoise(seed, indices, denoiser.shape, device)
-    try:
-        for moment in moments(denoiser, classifier, method, noise, y):
-            bar.update(len(indices))
-    except NonFiniteGradient as error:
-        numbers = ", ".join(str(indices[position]) for position in error.positions)
-        raise UserError(f"the guidance gradient is not finite at t = {error.t} for sample {numbers}; try a smaller "
-                        f"--scale, or --precision float32.") from error
-    x_0 = moment.x_t
-    log_probs: list[float | None] = [None] * len(indices)
-    if classifier is not None and y is not None:
-        with torch.no_grad():
-            log_probs = classifier.log_prob(x_0, torch.zeros_like(y), y).tolist()
-    names = classifier.class_names if classifier else denoiser.class_names
-    for index, label, log_prob, pixels in zip(indices, asked, log_probs, to_pixels(x_0)):
-        yield {"index": index, "class": label, "class_name": None if label is None or not names else names[label],
-               "seed": seed, "log_prob": None if log_prob is None else round(log_prob, 4)}, pixels
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({torch.get_num_threads()} threads)"
 
 
-def report(made: int, batch_size: int, seconds: float, device: torch.device) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({torch.get_num_threads()} threads)"
-    return {"device": name, "batch_size": batch_size,
-            "last_run": {"images": made, "seconds": round(seconds, 2), "images_per_second": round(made / seconds, 2)}}
-
-
-def default_out(model: str, class_text: str, method: Method, spec: str, seed: int) -> Path:
+def default_out(model: str, wanted: Sequence[str], sampler: str, spec: str, scale: float, seed: int) -> Path:
     """samples/MODEL-class-CLASS-scale-S-SAMPLER-STEPS-seed-N: other settings, other folder."""
-    words = [Path(model).name, "class", class_text, "scale", f"{method.scale:g}", method.sampler, spec, "seed", str(seed)]
+    words = [Path(model).name, "class", "+".join(wanted), "scale", f"{scale:g}", sampler, spec, "seed", str(seed)]
     return Path("samples") / "-".join("".join(c if c.isalnum() or c in ".+" else "_" for c in word) for word in words)

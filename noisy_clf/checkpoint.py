@@ -118,3 +118,15 @@ def refuse_other_tensors(path: Path, found: dict[str, Tensor], wanted: dict[str,
         if found[name].shape != tensor.shape:
             raise UserError(f"{path} does not fit its configuration: {name} has shape {list(found[name].shape)}, "
                             f"not {list(tensor.shape)}.")
+
+
+def config_from(kind: type[Any], fields: dict[str, Any], source: object) -> Any:
+    """A config dataclass from a dictionary; what it does not know, or lacks, is refused by name."""
+    known = kind.__dataclass_fields__
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise UserError(f"{source}: unknown setting {', '.join(unknown)}; there are: {', '.join(known)}.")
+    try:
+        return kind(**fields)
+    except TypeError as error:
+        raise UserError(f"{source}: {error}.") from error

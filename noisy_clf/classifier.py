@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from noisy_clf.checkpoint import ModelFolder
+from noisy_clf.checkpoint import ModelFolder, config_from
 from noisy_clf.encoder_unet import EncoderUNet, EncoderUNetConfig
 from noisy_clf.errors import UserError
 from noisy_clf.schedule import NoiseSchedule
-from noisy_clf.torso import config_from
 
 
 class NoisyClassifier(nn.Module):

@@ -7,7 +7,8 @@ from noisy_clf.errors import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the first GPU there is, else the CPU; one that is not there is refused."""
+    """`auto` is the first GPU there is, else the CPU; one that is not there is refused. On it float32 is float32, not TF32."""
+    torch.backends.cudnn.allow_tf32 = False
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())] + (

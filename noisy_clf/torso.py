@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
@@ -109,15 +109,3 @@ def down_path(config: TorsoConfig) -> tuple[nn.ModuleList, list[int]]:
 def middle(config: TorsoConfig) -> TimeSequential:
     width = config.widths[-1]
     return TimeSequential(config.res_block(width, width), config.attention(width), config.res_block(width, width))
-
-
-def config_from(kind: type[Any], fields: dict[str, Any], source: object) -> Any:
-    """A config dataclass from a dictionary; what it does not know, or lacks, is refused by name."""
-    known = kind.__dataclass_fields__
-    unknown = sorted(set(fields) - set(known))
-    if unknown:
-        raise UserError(f"{source}: unknown setting {', '.join(unknown)}; there are: {', '.join(known)}.")
-    try:
-        return kind(**fields)
-    except TypeError as error:
-        raise UserError(f"{source}: {error}.") from error

@@ -58,6 +58,9 @@ class TrainingConfig:
         for name in ("iterations", "batch_size", "validate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}.")
+        for name in ("warmup", "weight_decay", "grad_clip"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"{name.replace('_', '-')} must be 0 or more, not {getattr(self, name)}.")
         if not 0 <= self.ema < 1:
             raise UserError(f"ema must be at least 0 and below 1, not {self.ema}.")
         if not 0 < self.lr < float("inf"):
@@ -145,7 +148,7 @@ class Run:
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.best, self.losses = state["step"], state["best"], state["losses"]
         except Exception as error:  # whatever a damaged or foreign file makes torch raise
-            raise UserError(f"{path} cannot be resumed from ({str(error).splitlines()[0]}); "
+            raise UserError(f"{path} cannot be resumed from: it is damaged, or of another program; "
                             f"remove it to start this run from the beginning.") from error
 
 

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 import click
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from guided_sample.cli import train_ddpm
@@ -22,7 +23,10 @@ ADVICE = {"classifier": "digits", "scale": 5.0, "steps": {"ddpm": "50", "ddim": 
 
 def bundle(model: Path, folder: Path, **more: object) -> None:
     """Copies a trained model into the package: half-precision weights, and how it was made in its configuration."""
+    with safe_open(model / WEIGHTS, framework="pt") as file:
+        best = json.loads(file.metadata()["about"])
     config = read_json(model / CONFIG) | {"made_by": "scripts/make_digits.py", "weights": "stored as float16", **more}
+    config["training"]["best"] = best
     write_json(folder / CONFIG, config)
     with atomic_write(folder / WEIGHTS) as temporary:
         save_file({name: tensor.half() for name, tensor in load_file(model / WEIGHTS).items()}, temporary)
@@ -32,10 +36,11 @@ def bundle(model: Path, folder: Path, **more: object) -> None:
 @click.command()
 @click.option("--runs", type=click.Path(path_type=Path), default="runs")
 def main(runs: Path) -> None:
-    train_noisy_clf.main(["--dataset", "digits", "--seed", "0", "--out", str(runs / "digits-classifier")], standalone_mode=False)
-    train_ddpm.main(["--dataset", "digits", "--seed", "0", "--out", str(runs / "digits-ddpm")], standalone_mode=False)
-    bundle(runs / "digits-classifier" / "best", BUNDLED / "digits" / "classifier")
-    bundle(runs / "digits-ddpm" / "best", BUNDLED / "digits" / "denoiser", sampling=ADVICE)
+    classifier, denoiser = runs / "digits-classifier", runs / "digits-ddpm"
+    train_noisy_clf.main(["--dataset", "digits", "--seed", "0", "--out", str(classifier)], standalone_mode=False)
+    train_ddpm.main(["--dataset", "digits", "--seed", "0", "--out", str(denoiser)], standalone_mode=False)
+    bundle(classifier / "best", BUNDLED / "digits" / "classifier")
+    bundle(denoiser / "best", BUNDLED / "digits" / "denoiser", sampling=ADVICE)
 
 
 if __name__ == "__main__":

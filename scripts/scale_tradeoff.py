@@ -3,9 +3,10 @@
     python scripts/scale_tradeoff.py --out runs/tradeoff
 
 For each sampler and scale, 10 classes x 50 samples of the bundled digits model. Agreement: how often an independent judge,
-scikit-learn's SVC trained on the clean training images and never used for guidance, sees the asked class. Diversity: the
-mean distance between two samples of a class, over that between two real images of it; and recall: the share of real images
-with a sample of their class no farther than their own third-nearest real neighbour. (Kynkaanniemi et al. 2019, in pixels)
+scikit-learn's SVC trained on the clean training images and never used for guidance, sees the asked class. Then, among the
+samples that the judge sees as one class (so that the unguided ones can be compared): diversity, the mean distance between two
+of them over that between two real images of the class; and recall, the share of the class's real images with a sample no
+farther than their own third-nearest real neighbour. (Kynkaanniemi et al. 2019, in pixels)
 """
 from __future__ import annotations
 
@@ -73,8 +74,8 @@ def main(out: Path, per_class: int) -> None:
             seen = judge.predict(x)
             row = {"sampler": sampler, "steps": SAMPLERS[sampler][1], "scale": scale,
                    "agreement": float((seen == y.numpy()).mean()),
-                   "diversity": float(np.mean([mean_pair_distance(x[y == k]) for k in range(10)]) / real_distance),
-                   "recall": float(np.mean([recall(real[labels == k], x[y == k]) for k in range(10)]))}
+                   "diversity": float(np.mean([mean_pair_distance(x[seen == k]) for k in range(10)]) / real_distance),
+                   "recall": float(np.mean([recall(real[labels == k], x[seen == k]) for k in range(10)]))}
             if not scale:  # no class is asked for: what is seen?
                 row |= {"shares": (np.bincount(seen, minlength=10) / len(seen)).tolist()}
             rows.append(row)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from guided_sample.denoiser import Denoiser
 from guided_sample.loaders.model_folder import load_model_folder
-from noisy_clf.checkpoint import ModelFolder
+from noisy_clf.checkpoint import ModelFolder, config_from
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class LoadedModel:
 def load_model(name_or_path: str | Path) -> LoadedModel:
     """A bundled model by name, or one from its folder or from its training run's."""
     folder = ModelFolder.open(name_or_path, "denoiser")
-    return LoadedModel(load_model_folder(folder), folder.digest, Advice(**folder.config.get("sampling", {})))
+    advice = config_from(Advice, folder.config.get("sampling", {}), folder.path)
+    return LoadedModel(load_model_folder(folder), folder.digest, advice)
 
 
 def load_denoiser(name_or_path: str | Path) -> Denoiser:

@@ -5,9 +5,8 @@ import torch
 
 from guided_sample.denoiser import Denoiser
 from guided_sample.unet import UNet, UNetConfig
-from noisy_clf.checkpoint import ModelFolder
+from noisy_clf.checkpoint import ModelFolder, config_from
 from noisy_clf.errors import UserError
-from noisy_clf.torso import config_from
 
 
 def load_model_folder(folder: ModelFolder) -> Denoiser:

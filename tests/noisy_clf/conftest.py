@@ -15,8 +15,9 @@ from noisy_clf.encoder_unet import EncoderUNet, EncoderUNetConfig
 from noisy_clf.schedule import NoiseSchedule
 from tests.reference import with_drawn_weights
 
-TINY = {"image_size": 8, "in_channels": 1, "channels": 32, "channel_mult": (1,), "res_blocks": 1, "head_channels": 32,
-        "num_classes": 10}
+TINY: dict[str, Any] = {
+    "image_size": 8, "in_channels": 1, "channels": 32, "channel_mult": (1,), "res_blocks": 1, "head_channels": 32,
+    "num_classes": 10}
 TINY_FLAGS = ("--image-size=8 --channels=32 --channel-mult=1 --res-blocks=1 --attention-at= --head-channels=32 "
               "--batch-size=8 --device=cpu").split()
 

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from noisy_clf import checkpoint
+from noisy_clf import checkpoint, files
 from noisy_clf.checkpoint import ModelFolder, find_model, save_model
 from noisy_clf.classifier import NoisyClassifier, load_classifier
 from noisy_clf.errors import UserError
@@ -162,7 +162,7 @@ def test_a_config_of_something_else_is_refused(model: Path, changes: dict[str, A
     ({"depth": 3}, "model: unknown setting depth; there are: image_size"),
     ({"channel_mult": 1}, "model: "),
     ({"image_size": "large"}, "model: "),
-    ({"num_classes": "ten"}, "model: .*num_classes"),
+    ({"num_classes": "ten"}, "num_classes"),
     ({"channels": 64}, "does not fit its configuration: .* has shape .*, not ")])
 def test_network_settings_of_something_else_are_refused(model: Path, changes: dict[str, Any], sentence: str) -> None:
     network = json.loads((model / "config.json").read_text())["network"]
@@ -213,12 +213,11 @@ def test_code_renamed_to_weights_does_not_run(model: Path, write: Callable[[obje
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=repr)
 def test_saving_that_fails_leaves_the_model_as_it_was(
         model: Path, classifier: NoisyClassifier, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def half_written(tensors: object, path: Path, metadata: object) -> None:
-        path.write_bytes(b"half")
+    def not_synced(number: int) -> None:
         raise error
 
     before = snapshot(model)
-    monkeypatch.setattr(checkpoint, "save_file", half_written)
+    monkeypatch.setattr(files.os, "fsync", not_synced)  # weights are written by then, but not yet safe
     with pytest.raises((UserError, KeyboardInterrupt), match="the disk is full|^$"):
         save_model(model, classifier.config(), classifier.network, {"step": 8})
     assert snapshot(model) == before

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from noisy_clf.checkpoint import config_from
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.encoder_unet import EncoderUNet, EncoderUNetConfig
 from noisy_clf.errors import UserError
 from noisy_clf.schedule import NoiseSchedule
-from noisy_clf.torso import config_from
 from tests.noisy_clf.conftest import TINY, tiny_network
 from tests.reference import INDEX, arrays, encoder, relative_error, with_drawn_weights
 

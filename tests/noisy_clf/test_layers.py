@@ -58,7 +58,7 @@ def test_attention_block_adds_projected_full_attention(order: str) -> None:
     block = AttentionBlock(32, heads=2, order=order)  # type: ignore[arg-type]
     x = torch.randn(2, 32, 3, 5)  # not square: width and height must not be mixed up
     assert torch.equal(block(x), x)  # the projection starts at 0
-    nn.init.normal_(block.proj_out.weight)
+    nn.init.normal_(block.get_parameter("proj_out.weight"))
     qkv = block.qkv(block.norm(x).flatten(2))
     parts = qkv.split(16, dim=1)
     by_head = [parts[0:3], parts[3:6]] if order == "legacy" else [parts[0::2], parts[1::2]]
@@ -102,7 +102,7 @@ def test_res_block_starts_as_its_skip_connection(resample: str | None, size: int
 @pytest.mark.parametrize("scale_shift", [True, False])
 def test_time_embedding_scales_and_shifts_or_is_added_before_the_norm(scale_shift: bool) -> None:
     block = ResBlock(32, 32, 16, 0.0, scale_shift)
-    nn.init.normal_(block.out_layers[3].weight)
+    nn.init.normal_(block.get_parameter("out_layers.3.weight"))
     x, emb = torch.randn(2, 32, 4, 4), torch.randn(2, 16)
     h = block.in_layers(x)
     time = block.emb_layers(emb)[:, :, None, None]

@@ -30,9 +30,9 @@ from noisy_clf.training import METRICS, STATE, Run, Task, TrainingConfig, step_o
 from tests.noisy_clf.conftest import TINY_FLAGS, TouchesAFile, assert_refused, invoke, snapshot, tiny_network
 
 CPU = torch.device("cpu")
-CONFIG = TrainingConfig(  # validations and writes of the state fall on different steps, so resuming does some steps again
+CONFIG = TrainingConfig(  # the state is written with a validation, between two, and after one: each must go on the same
     iterations=10, batch_size=8, lr=1e-3, warmup=3, weight_decay=0.1, ema=0.9, grad_clip=1.0, seed=3,
-    validate_every=4, save_every=3)
+    validate_every=4, save_every=2)
 
 
 def start(data: Dataset, folder: Path, config: TrainingConfig = CONFIG) -> None:
@@ -164,7 +164,7 @@ def replacements(data: Dataset, folder: Path, monkeypatch: pytest.MonkeyPatch, l
 def test_resumed_after_a_death_at_any_write_equals_uninterrupted(
         few_digits: Dataset, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writes = replacements(few_digits, tmp_path / "all", monkeypatch, limit=10 ** 6)
-    assert writes >= 12  # options, metrics, 4 states, 2 configurations, 3 last models, at least one best
+    assert writes >= 13  # options, metrics, 5 states, 2 configurations, 3 last models, at least one best
     for limit in range(writes):
         assert replacements(few_digits, tmp_path / str(limit), monkeypatch, limit) == limit
         start(few_digits, tmp_path / str(limit))
@@ -172,11 +172,11 @@ def test_resumed_after_a_death_at_any_write_equals_uninterrupted(
 
 
 def with_signals(monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
-    """From now on, step 5 of a training is sent these signals."""
+    """From now on, a training is sent these signals in its 7th step, which writes no state of itself."""
     step = Run.train_step
 
     def interrupted(run: Run, device: torch.device) -> None:
-        if run.step == 5:
+        if run.step == 6:
             for number in numbers:
                 os.kill(os.getpid(), number)
         step(run, device)
@@ -190,12 +190,27 @@ def test_a_signal_ends_the_run_after_the_step_with_its_state_saved(
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
         with_signals(patch, number)
-        with pytest.raises(UserError, match=f"stopped at step 6 of 10; everything is saved in {tmp_path}: the same command"):
+        with pytest.raises(UserError, match=f"stopped at step 7 of 10; everything is saved in {tmp_path}: the same command"):
             start(few_digits, tmp_path)
     assert signal.getsignal(number) == before
-    assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 6
+    assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 7
     start(few_digits, tmp_path)
     assert outcome(tmp_path) == outcome(whole)
+
+
+def test_the_best_model_of_before_a_stop_is_beaten_by_a_better_one_only(
+        few_digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([0.2, 0.4, 0.3])
+
+    def go_on() -> None:
+        train(replace(task(few_digits), validate=lambda network: {"loss": next(losses)}), few_digits, CONFIG, tmp_path, CPU)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="stopped at step 7"):
+        with_signals(patch, signal.SIGINT)
+        go_on()
+    go_on()
+    assert about(tmp_path / "best") == {"step": 4, "loss": 0.2}
+    assert about(tmp_path / "last") == {"step": 10, "loss": 0.3}
 
 
 def test_a_second_ctrl_c_ends_the_run_at_once_and_it_still_resumes(
@@ -204,7 +219,7 @@ def test_a_second_ctrl_c_ends_the_run_at_once_and_it_still_resumes(
         with_signals(patch, signal.SIGINT, signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             start(few_digits, tmp_path)
-    assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 3
+    assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 6
     start(few_digits, tmp_path)
     assert outcome(tmp_path) == outcome(whole)
 
@@ -340,7 +355,7 @@ def test_a_disk_that_fills_leaves_the_last_state_and_the_run_goes_on_once_there_
         patch.setattr(torch, "save", full_at_step_6)
         with pytest.raises(UserError, match=f"the disk is full: .*{STATE} could not be written; free some space and run"):
             start(few_digits, tmp_path)
-    assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 3
+    assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 4
     assert not list(tmp_path.rglob("*.tmp"))
     start(few_digits, tmp_path)
     assert outcome(tmp_path) == outcome(whole)
