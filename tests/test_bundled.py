@@ -1,0 +1,58 @@
+"""The models in the package are worth bundling: small, good, and what they say they are."""
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from sklearn.svm import SVC
+
+from guided_sample.cli import guided_sample
+from guided_sample.loaders import load_model
+from noisy_clf.checkpoint import BUNDLED, bundled_models
+from noisy_clf.classifier import load_classifier
+from noisy_clf.datasets import load_dataset
+from noisy_clf.evaluation import evaluate
+
+
+@pytest.fixture(scope="module")
+def judge() -> SVC:
+    """Never used for guidance: an SVC on the clean training images."""
+    data = load_dataset("digits")
+    return SVC().fit(data.train.images.flatten(1).numpy(), data.train.labels.numpy())
+
+
+def sampled(*arguments: str) -> np.ndarray:
+    result = CliRunner().invoke(guided_sample, ["--model", "digits", "--out", "out", "--batch-size", "100", *arguments])
+    assert result.exit_code == 0, result.output
+    with np.load("out/samples.npz") as archive:
+        return archive["arr_0"].reshape(len(archive["arr_0"]), -1)
+
+
+def test_together_they_are_below_5_mb():
+    assert bundled_models("denoiser") == bundled_models("classifier") == ["digits"]
+    assert sum(path.stat().st_size for path in BUNDLED.rglob("*") if path.is_file()) < 5e6
+
+
+def test_the_classifier_knows_held_out_digits_and_falls_to_chance_with_the_noise():
+    clean, noisy, lost = evaluate(load_classifier("digits"), load_dataset("digits").validation, [0, 0.5, 1])
+    assert clean.accuracy >= 0.97 and clean.ece < 0.02
+    assert 0.9 < noisy.accuracy < clean.accuracy
+    assert lost.nll == pytest.approx(np.log(10), abs=0.05)  # nothing can be known at the end, and it says so
+
+
+def test_configuration_tells_how_they_were_made():
+    for kind, model in (("denoiser", load_model("digits").denoiser), ("classifier", load_classifier("digits"))):
+        assert (BUNDLED / "digits" / kind / "config.json").read_text().count("scripts/make_digits.py") == 1
+        assert str(model.schedule).startswith("cosine, T = 1000")
+    assert load_model("digits").denoiser.class_names is None  # the denoiser never saw a label
+
+
+@pytest.mark.parametrize("sampler", [("ddpm", "50"), ("ddim", "ddim25")])
+def test_guided_samples_are_of_the_asked_class(judge, sampler):
+    seen = judge.predict(sampled("--class", "all", "--num-samples", "100", "--sampler", sampler[0], "--steps", sampler[1]))
+    assert (seen == np.arange(100) % 10).mean() >= 0.95
+
+
+def test_unguided_samples_are_of_all_classes(judge):
+    seen = judge.predict(sampled("--class", "none", "--num-samples", "200", "--sampler", "ddim"))
+    shares = torch.bincount(torch.from_numpy(seen), minlength=10) / 200
+    assert 0.03 <= shares.min() and shares.max() <= 0.2

@@ -1,0 +1,39 @@
+"""What the README shows works as it stands there."""
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from guided_sample.cli import guided_sample, train_ddpm
+from noisy_clf.cli import eval_noisy_clf, train_noisy_clf
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+COMMANDS = {"guided-sample": guided_sample, "train-ddpm": train_ddpm, "train-noisy-clf": train_noisy_clf,
+            "eval-noisy-clf": eval_noisy_clf}
+SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
+LINES = [line for line in re.split(r"\n|&&", SHELL) if line.split("#")[0].strip().startswith(tuple(COMMANDS))]
+
+
+def test_its_first_command_installs_and_runs_and_its_second_tests():
+    first, second = re.findall(r"```sh\n(.*?)\n```", README, re.DOTALL)[:2]
+    assert first.startswith("pip install . && guided-sample --model digits") and second == "pip install '.[test]' && pytest"
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_every_command_line_is_understood(line):
+    name, *arguments = shlex.split(line, comments=True)
+    COMMANDS[name].make_context(name, arguments)
+
+
+def test_the_python_example_runs():
+    block, = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = {}
+    exec(block, names)
+    assert names["moment"].t == -1 and names["moment"].x_t.shape == (3, 1, 16, 16)
+
+
+def test_every_picture_and_file_it_names_is_there():
+    root = Path(__file__).parent.parent
+    named = re.findall(r"\]\(([\w/.]+)\)", README) + re.findall(r"`((?:scripts|tests|noisy_clf|guided_sample)/[\w/.]*)`", README)
+    assert len(named) > 8 and [path for path in named if not (root / path).exists()] == []
