@@ -22,7 +22,7 @@ from noisy_clf.checkpoint import ModelFolder
 from noisy_clf.classifier import class_index, load_classifier
 from noisy_clf.cli_options import DATA, NETWORK, SCHEDULE, TRAINING, options, resolve, schedule_option
 from noisy_clf.datasets import load_dataset
-from noisy_clf.device import pick_device
+from noisy_clf.device import exact_float32, pick_device
 from noisy_clf.errors import FriendlyCommand, UserError
 from noisy_clf.training import train
 
@@ -70,6 +70,7 @@ def guided_sample(model: str, classifier: str | None, classes: tuple[str, ...], 
     if sampler == "ddim" and grad_at == "mean":
         raise click.BadParameter("DDIM shifts eps at x_t; mean belongs to --sampler ddpm.", param_hint="--grad-at")
     where = pick_device(device)
+    exact_float32()
     loaded = load_model(model)
     denoiser, advice = loaded.denoiser, loaded.advice
     classifier = classifier or advice.classifier
@@ -82,7 +83,7 @@ def guided_sample(model: str, classifier: str | None, classes: tuple[str, ...], 
     scale = advice.scale if scale is None else scale
     if guide is None and wanted != ["none"] and scale:
         raise UserError(f"{model} comes with no classifier; give --classifier, or --scale 0 to sample without guidance.")
-    spec = steps or advice.steps[sampler]
+    spec = steps or advice.steps_for(sampler, denoiser.schedule.T)
     timesteps = kept_timesteps(spec, denoiser.schedule.T)
     num_samples = num_samples or (2 * len(labels.classes) if 2 <= len(labels.classes) <= 16 else 16)
     out = out or default_out(model, wanted, sampler, spec, scale, seed)
@@ -138,7 +139,8 @@ def train_ddpm(dataset: str, image_size: int | None, out: Path | None, device: s
     schedule = schedule_option(recipe, noise_schedule, timesteps, None)
     settings, training = resolve(recipe, given, UNetConfig)
     where = pick_device(device)
-    data = load_dataset(dataset, image_size or recipe.image_size)
+    exact_float32()
+    data = load_dataset(dataset, recipe.image_size if image_size is None else image_size)
     torch.manual_seed(training.seed)
     network = UNet(UNetConfig(
         **settings, image_size=data.image_size, in_channels=data.channels,

@@ -37,8 +37,7 @@ class OutputFolder:
         claim_folder(manifest, options)
         self.manifest = read_json(manifest)
         self.lines = self._finished_lines()
-        with atomic_write(path / LINES) as temporary:  # without what a kill may have torn
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines.values()))
+        self._write_lines()  # without what a kill may have torn
 
     def _finished_lines(self) -> dict[int, dict[str, Any]]:
         lines = {}
@@ -50,6 +49,10 @@ class OutputFolder:
             if self.image_path(line["index"]).exists():
                 lines[line["index"]] = line
         return lines
+
+    def _write_lines(self) -> None:
+        with atomic_write(self.path / LINES) as temporary:
+            temporary.write_text("".join(json.dumps(self.lines[index]) + "\n" for index in sorted(self.lines)))
 
     def image_path(self, index: int) -> Path:
         return self.path / f"{index:06d}.png"
@@ -72,10 +75,9 @@ class OutputFolder:
 
     def finish(self, num_samples: int, columns: int, report: dict[str, Any]) -> None:
         """Writes samples.npz, grid.png, the lines in order, and the manifest, all from the finished samples."""
-        lines = [self.lines[index] for index in range(num_samples)]
-        with atomic_write(self.path / LINES) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        labels = np.array([-1 if line["class"] is None else line["class"] for line in lines])
+        self._write_lines()
+        classes = [self.lines[index]["class"] for index in range(num_samples)]
+        labels = np.array([-1 if label is None else label for label in classes])
         self._write_npz(num_samples, labels)
         shown = [self.read(index) for index in range(min(num_samples, columns * 10))]
         with atomic_write(self.path / "grid.png") as temporary:

@@ -36,10 +36,21 @@ def kept_timesteps(spec: str, T: int) -> list[int]:
 
 
 def whole_stride(numbers: list[int], spec: str, T: int) -> list[int]:
-    possible = {len(range(0, T, stride)): stride for stride in range(T, 0, -1)}
+    possible = whole_strides(T)
     if len(numbers) != 1 or numbers[0] not in possible:
-        wanted = numbers[0]
-        near = sorted(sorted(possible, key=lambda count: abs(count - wanted))[:4])
+        near = sorted(sorted(possible, key=lambda count: abs(count - numbers[0]))[:4])
         raise UserError(f"steps {spec!r} cannot be made from {T} timesteps at a whole stride; "
                         f"the nearest that can: {', '.join(f'ddim{count}' for count in near)}.")
     return list(range(0, T, possible[numbers[0]]))
+
+
+def whole_strides(T: int) -> dict[int, int]:
+    """For each number of steps that a whole stride through 0..T-1 makes, the smallest such stride."""
+    return {len(range(0, T, stride)): stride for stride in range(T, 0, -1)}
+
+
+def nearest_steps(spec: str, T: int) -> str:
+    """The spec, one number with or without "ddim", or the nearest that T timesteps allow."""
+    if spec.startswith("ddim"):
+        return f"ddim{min(whole_strides(T), key=lambda count: abs(count - int(spec[4:])))}"
+    return str(min(int(spec), T))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from noisy_clf.errors import UserError
@@ -30,7 +30,7 @@ def save_model(folder: Path, config: dict[str, Any], network: nn.Module, about: 
         write_json(folder / CONFIG, config)
     with atomic_write(folder / WEIGHTS) as temporary:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-        save_file(tensors, temporary, metadata={"about": json.dumps(about)})
+        temporary.write_bytes(save(tensors, metadata={"about": json.dumps(about)}))  # save_file makes it its owner's alone
 
 
 def bundled_models(kind: Kind) -> list[str]:
@@ -88,6 +88,8 @@ class ModelFolder:
     @property
     def digest(self) -> str:
         """SHA-256 of the weights' file."""
+        if not (self.path / WEIGHTS).is_file():
+            raise UserError(f"{self.path / WEIGHTS} is missing.")
         digest = hashlib.sha256()
         with open(self.path / WEIGHTS, "rb") as file:
             while chunk := file.read(1 << 20):
@@ -128,5 +130,5 @@ def config_from(kind: type[Any], fields: dict[str, Any], source: object) -> Any:
         raise UserError(f"{source}: unknown setting {', '.join(unknown)}; there are: {', '.join(known)}.")
     try:
         return kind(**fields)
-    except TypeError as error:
-        raise UserError(f"{source}: {error}.") from error
+    except (TypeError, UserError) as error:
+        raise UserError(f"{source}: {str(error).rstrip('.')}.") from error

@@ -55,14 +55,16 @@ def load_classifier(name_or_path: str | Path) -> NoisyClassifier:
     with torch.device("meta"):
         network = EncoderUNet(config_from(EncoderUNetConfig, fields, folder.path))
     folder.load_weights(network)
-    class_names = tuple(folder.config.get("class_names") or ())
-    return NoisyClassifier(network, folder.schedule, class_names).eval().requires_grad_(False)
+    class_names = folder.config.get("class_names") or []
+    if not isinstance(class_names, list):
+        raise UserError(f"{folder.path}: class_names is not a list of names.")
+    return NoisyClassifier(network, folder.schedule, tuple(class_names)).eval().requires_grad_(False)
 
 
 def class_index(text: str, class_names: tuple[str, ...]) -> int:
     """A class's number from its number or its name; what does not exist is answered with what does."""
     K = len(class_names)
-    if text.strip().lstrip("-").isdigit():
+    if text.strip().removeprefix("-").isdecimal():
         if 0 <= int(text) < K:
             return int(text)
         raise UserError(f"there is no class {text}; the classes are 0 to {K - 1}"

@@ -11,7 +11,7 @@ from noisy_clf import evaluation
 from noisy_clf.classifier import NoisyClassifier, load_classifier
 from noisy_clf.cli_options import DATA, NETWORK, SCHEDULE, TRAINING, Numbers, options, resolve, schedule_option
 from noisy_clf.datasets import DATASETS, load_dataset
-from noisy_clf.device import pick_device
+from noisy_clf.device import exact_float32, pick_device
 from noisy_clf.encoder_unet import EncoderUNet, EncoderUNetConfig
 from noisy_clf.errors import FriendlyCommand, UserError
 from noisy_clf.files import write_json
@@ -40,7 +40,8 @@ def train_noisy_clf(dataset: str, image_size: int | None, out: Path | None, devi
     schedule = schedule_option(recipe, noise_schedule, timesteps, schedule_from)
     settings, training = resolve(recipe, given, EncoderUNetConfig)
     where = pick_device(device)
-    data = load_dataset(dataset, image_size or recipe.image_size)
+    exact_float32()
+    data = load_dataset(dataset, recipe.image_size if image_size is None else image_size)
     torch.manual_seed(training.seed)
     network = EncoderUNet(EncoderUNetConfig(
         **settings, image_size=data.image_size, in_channels=data.channels, num_classes=len(data.class_names)))
@@ -59,7 +60,7 @@ def train_noisy_clf(dataset: str, image_size: int | None, out: Path | None, devi
 @click.option("--out", type=click.Path(path_type=Path),
               help="Folder for evaluation.png and evaluation.json. [default: evaluations/CLASSIFIER]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the noise.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 def eval_noisy_clf(classifier: str, dataset: str, levels: tuple[float, ...], out: Path | None, batch_size: int, seed: int,
                    device: str) -> None:
@@ -71,6 +72,7 @@ def eval_noisy_clf(classifier: str, dataset: str, levels: tuple[float, ...], out
     """
     if not levels or not all(0 <= level <= 1 for level in levels):
         raise click.BadParameter(f"noise levels are t/T, from 0 to 1, not {levels}.", param_hint="--levels")
+    exact_float32()
     model = load_classifier(classifier).to(pick_device(device))
     data = load_dataset(dataset, model.image_size)
     if data.class_names != model.class_names or data.channels != model.channels:

@@ -80,12 +80,12 @@ def resolve(recipe: Recipe, given: dict[str, Any], network_kind: type[Any]) -> t
 
 def schedule_option(recipe: Recipe, name: str | None, T: int | None, schedule_from: str | None) -> NoiseSchedule:
     """The schedule that was asked for: a denoiser's, or a named one with T timesteps."""
-    if schedule_from:
-        if name or T:
+    if schedule_from is not None:
+        if name or T is not None:
             raise click.UsageError("--schedule-from brings schedule and T of its own; "
                                    "leave out --noise-schedule and --timesteps.")
         return ModelFolder.open(schedule_from, "denoiser").schedule
-    return NoiseSchedule.named(name or recipe.schedule, T or 1000)
+    return NoiseSchedule.named(name or recipe.schedule, 1000 if T is None else T)
 
 
 SCHEDULE = [

@@ -57,7 +57,7 @@ def load_dataset(name: str, image_size: int | None = None) -> Dataset:
     """The dataset of that name at `image_size` pixels a side (default: its own)."""
     if name not in DATASETS:
         raise UserError(f"unknown dataset {name!r}; there are: {', '.join(DATASETS)}.")
-    return digits(image_size or 16)
+    return digits(16 if image_size is None else image_size)
 
 
 def digits(image_size: int = 16) -> Dataset:

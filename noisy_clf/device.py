@@ -7,8 +7,7 @@ from noisy_clf.errors import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the first GPU there is, else the CPU; one that is not there is refused. On it float32 is float32, not TF32."""
-    torch.backends.cudnn.allow_tf32 = False
+    """`auto` is the first GPU there is, else the CPU; one that is not there is refused."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())] + (
@@ -20,3 +19,8 @@ def pick_device(name: str) -> torch.device:
     if device is None or (str(device) not in there and not (str(device) == "cuda" and "cuda:0" in there)):
         raise UserError(f"device {name!r} is not there; this machine has: {', '.join(there)}.")
     return device
+
+
+def exact_float32() -> None:
+    """Convolutions of float32 on a GPU in float32, for this process; torch's own default is TF32, with 10 bits."""
+    torch.backends.cudnn.allow_tf32 = False

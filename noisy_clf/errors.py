@@ -19,6 +19,8 @@ class FriendlyCommand(click.Command):
             return super().invoke(ctx)
         except UserError as error:
             raise click.ClickException(str(error)) from error
+        except BrokenPipeError:  # the reader of our output has left: click knows what to do
+            raise
         except OSError as error:
             raise click.ClickException(disk_trouble(error)) from error
 

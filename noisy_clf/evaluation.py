@@ -35,7 +35,7 @@ def fixed_noise(indices: Tensor, shape: Sequence[int], seed: int = 0) -> Tensor:
 
 def timestep_at(level: float, T: int) -> int:
     """The timestep at level = t/T, in 0..T-1."""
-    return min(int(level * T), T - 1)
+    return min(int(level * T + 1e-6), T - 1)  # 0.29 * 100 is 28.999999999999996
 
 
 @torch.no_grad()
@@ -43,7 +43,8 @@ def evaluate(classifier: NoisyClassifier, data: LabelledImages, levels: Sequence
              batch_size: int = 256, seed: int = 0, progress: bool = False) -> list[Quality]:
     """The classifier's quality on all of `data` at each noise level t/T, the same noise for every classifier."""
     device = next(classifier.parameters()).device
-    timesteps = [timestep_at(level, classifier.schedule.T) for level in levels]
+    asked = [timestep_at(level, classifier.schedule.T) for level in levels]
+    timesteps = list(dict.fromkeys(asked))  # levels may share one
     log_probs: dict[int, list[Tensor]] = {t: [] for t in timesteps}
     labels = []
     with tqdm(total=len(data) * len(timesteps), unit="image", disable=not progress, desc="evaluating") as bar:
@@ -57,7 +58,7 @@ def evaluate(classifier: NoisyClassifier, data: LabelledImages, levels: Sequence
                 log_probs[t].append(classifier(x_t, t_batch).log_softmax(dim=1).cpu())
                 bar.update(len(y))
     y = torch.cat(labels)
-    return [quality(t, torch.cat(log_probs[t]), y) for t in timesteps]
+    return [quality(t, torch.cat(log_probs[t]), y) for t in asked]
 
 
 def quality(t: int, log_probs: Tensor, y: Tensor) -> Quality:
@@ -77,7 +78,7 @@ def calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> floa
 
 def table(rows: Sequence[Quality], T: int) -> str:
     lines = ["  t/T     t  accuracy  NLL (nats)    ECE"]
-    lines += [f"{row.t / T:5.2f} {row.t:5d}   {row.accuracy:6.1%}  {row.nll:10.4f}  {row.ece:5.3f}" for row in rows]
+    lines += [f"{row.t / T:5.2f} {row.t:5d}   {row.accuracy:7.1%}  {row.nll:10.4f}  {row.ece:5.3f}" for row in rows]
     return "\n".join(lines)
 
 

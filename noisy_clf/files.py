@@ -20,6 +20,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(disk_trouble(error, path.parent)) from error
+    try:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())

@@ -42,8 +42,15 @@ class TorsoConfig:
     def __post_init__(self) -> None:
         for name in ("channel_mult", "attention_at"):  # JSON has lists only
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not self.channel_mult or not all(0 < factor < float("inf") for factor in self.channel_mult):
+            raise UserError(f"channel_mult must be positive numbers, for at least one level, not {self.channel_mult}.")
+        for name in ("res_blocks", "heads", "head_channels"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout must be at least 0 and below 1, not {self.dropout}.")
         stride = 2 ** (len(self.channel_mult) - 1)
-        if not self.channel_mult or self.image_size < stride or self.image_size % stride:
+        if self.image_size < stride or self.image_size % stride:
             raise UserError(f"image size {self.image_size} does not divide by {stride}, as channel_mult "
                             f"{self.channel_mult} with its {len(self.channel_mult)} levels needs.")
         if self.attention_order not in ("legacy", "new"):

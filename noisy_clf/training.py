@@ -105,9 +105,9 @@ class Run:
         config = self.config
         train = self.data.train
         x_0, y = train.batch(training_order(len(train), config.batch_size, config.seed, self.step))
-        seed = (config.seed << 32) + self.step
-        torch.manual_seed(seed)  # dropout
-        generator = torch.Generator(device).manual_seed(seed)
+        seed = 2 * ((config.seed << 31) + self.step)
+        generator = torch.Generator(device).manual_seed(seed)  # t and eps
+        torch.manual_seed(seed + 1)  # dropout
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr_at(self.step)
         loss = self.task.loss(self.network, x_0.to(device), y.to(device), generator).mean()
@@ -121,6 +121,14 @@ class Run:
             torch._foreach_lerp_(averages, list[Tensor](self.network.parameters()), 1 - config.ema)
         self.losses.append(loss.detach())
         self.step += 1
+
+    def mean_loss(self) -> float:
+        """Since the last validation; one that is no number ends the run before anything is saved."""
+        loss = torch.stack([loss.cpu() for loss in self.losses]).mean().item() if self.losses else 0.0
+        if not loss < float("inf"):
+            raise UserError(f"the loss became {loss} before step {self.step}; the models saved until then stand, but a lower "
+                            f"--lr or a --grad-clip is needed, in another --out.")
+        return loss
 
     def validate(self) -> dict[str, float]:
         """Validates the average, writes it as the last model, and as the best if it is."""
@@ -174,11 +182,11 @@ def train(task: Task, data: Dataset, config: TrainingConfig, folder: Path, devic
             run.train_step(device)
             bar.update()
             last = run.step == config.iterations
-            if run.step % config.validate_every == 0 or last:
-                loss = torch.stack([loss.to(device) for loss in run.losses]).mean().item()
-                if not loss < float("inf"):
-                    raise UserError(f"the loss became {loss} before step {run.step}; the models saved until then stand, "
-                                    f"but a lower lr or a grad-clip is needed.")
+            validate = run.step % config.validate_every == 0 or last
+            save = run.step % config.save_every == 0 or last or stopped()
+            if validate or save:
+                loss = run.mean_loss()
+            if validate:
                 speed = (run.step - first) * config.batch_size / (time.perf_counter() - since)
                 found = run.validate()
                 metrics.write({"step": run.step, "train_loss": loss, "lr": config.lr_at(run.step - 1),
@@ -187,9 +195,9 @@ def train(task: Task, data: Dataset, config: TrainingConfig, folder: Path, devic
                 bar.set_postfix_str(f"{speed:.0f} images/s, " + ", ".join(
                     f"{name} {value:.3f}" for name, value in [("train loss", loss), *found.items()]))
                 since, first, run.losses = time.perf_counter(), run.step, []
-            if run.step % config.save_every == 0 or last or stopped():
+            if save:
                 run.save()
-            if stopped() and not last:
+            if save and not last and stopped():
                 bar.close()
                 raise UserError(f"stopped at step {run.step} of {config.iterations}; everything is saved in {folder}: "
                                 f"the same command goes on from here.")

@@ -35,5 +35,6 @@ def test_the_python_example_runs():
 
 def test_every_picture_and_file_it_names_is_there():
     root = Path(__file__).parent.parent
-    named = re.findall(r"\]\(([\w/.]+)\)", README) + re.findall(r"`((?:scripts|tests|noisy_clf|guided_sample)/[\w/.]*)`", README)
+    named = re.findall(r"\]\(([\w/.]+)\)", README)
+    named += re.findall(r"`((?:scripts|tests|noisy_clf|guided_sample)/[\w/.]*)`", README)
     assert len(named) > 8 and [path for path in named if not (root / path).exists()] == []

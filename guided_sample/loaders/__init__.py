@@ -6,16 +6,21 @@ from pathlib import Path
 
 from guided_sample.denoiser import Denoiser
 from guided_sample.loaders.model_folder import load_model_folder
+from guided_sample.timesteps import nearest_steps
 from noisy_clf.checkpoint import ModelFolder, config_from
 
 
 @dataclass(frozen=True)
 class Advice:
-    """How a model is best sampled, as its config.json says under "sampling"."""
+    """How a model is best sampled, as its config.json says under "sampling": by which classifier, scale and steps."""
 
     classifier: str | None = None
     scale: float = 1.0
-    steps: dict[str, str] = field(default_factory=lambda: {"ddpm": "250", "ddim": "ddim25"})
+    steps: dict[str, str] = field(default_factory=dict)
+
+    def steps_for(self, sampler: str, T: int) -> str:
+        """The advised --steps, or else ADM's: 250 for ddpm and ddim25 for ddim, as near as T timesteps allow."""
+        return self.steps.get(sampler) or nearest_steps({"ddpm": "250", "ddim": "ddim25"}[sampler], T)
 
 
 @dataclass(frozen=True)

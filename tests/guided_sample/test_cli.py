@@ -187,6 +187,9 @@ def test_more_samples_are_added_and_the_old_ones_stay(denoiser_folder):
     result = run("--model", denoiser_folder, "--num-samples", 9, "--out", "out")
     assert result.exit_code == 0 and "3/3" in result.output
     assert len(np.load("out/samples.npz")["arr_0"]) == 9 and (out / "000005.png").stat().st_mtime_ns == before
+    assert run("--model", denoiser_folder, "--num-samples", 2, "--out", "out").exit_code == 0  # fewer: none is lost
+    assert len(np.load("out/samples.npz")["arr_0"]) == 2
+    assert "0/0" in run("--model", denoiser_folder, "--num-samples", 9, "--out", "out").output
 
 
 # ------------------------------------------------------------------------------------------------ what bad input gets

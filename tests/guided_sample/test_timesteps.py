@@ -1,6 +1,6 @@
 import pytest
 
-from guided_sample.timesteps import kept_timesteps
+from guided_sample.timesteps import kept_timesteps, nearest_steps
 from noisy_clf.errors import UserError
 
 
@@ -10,6 +10,12 @@ def test_fractional_stride_keeps_both_ends_and_whole_stride_starts_at_0():
     assert kept_timesteps("10", 10) == list(range(10))
     assert kept_timesteps("1", 10) == [0]
     assert kept_timesteps("1,0,2", 10) == [0, 7, 9]  # sections of 4, 3 and 3
+
+
+@pytest.mark.parametrize("T", [1, 7, 24, 60, 250, 1000])
+def test_nearest_steps_can_be_made(T):
+    assert len(kept_timesteps(nearest_steps("250", T), T)) == min(250, T)
+    assert len(kept_timesteps(nearest_steps("ddim25", T), T)) == {1: 1, 7: 7, 24: 24, 60: 20, 250: 25, 1000: 25}[T]
 
 
 @pytest.mark.parametrize("spec, message", [

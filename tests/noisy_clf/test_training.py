@@ -371,10 +371,11 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_models_saved_until_then(
     broken = task(few_digits)
     right_loss, steps = broken.loss, iter(range(100))
     broken = replace(broken, loss=lambda *given: right_loss(*given) * (math.nan if next(steps) == 5 else 1))
-    with pytest.raises(UserError, match="the loss became nan before step 8; the models saved until then stand"):
+    with pytest.raises(UserError, match="the loss became nan before step 6; the models saved until then stand"):
         train(broken, few_digits, CONFIG, tmp_path, CPU)
     for name in ("best", "last"):
         assert about(tmp_path / name)["step"] == 4
+    assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 3
 
 
 @pytest.mark.parametrize("changes, sentence", [
