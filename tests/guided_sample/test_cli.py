@@ -166,9 +166,9 @@ def test_stopped_and_run_again_equals_uninterrupted(denoiser_folder, monkeypatch
 
 
 def test_killed_and_run_again_equals_uninterrupted(denoiser_folder):
-    arguments = ["--model", str(denoiser_folder), "--num-samples", "24", "--batch-size", "2", "--steps", "40", "--out"]
+    arguments = ["--model", str(denoiser_folder), "--num-samples", "12", "--batch-size", "2", "--steps", "20", "--out"]
     assert run(*arguments, "whole").exit_code == 0
-    for images in (4, 12):
+    for images in (2, 6):
         process = subprocess.Popen([sys.executable, "-c", "from guided_sample.cli import guided_sample; guided_sample()",
                                     *arguments, "out"], stderr=subprocess.DEVNULL)
         while len(list(Path("out").glob("0*.png"))) < images and process.poll() is None:
@@ -176,7 +176,7 @@ def test_killed_and_run_again_equals_uninterrupted(denoiser_folder):
         process.send_signal(signal.SIGKILL)
         process.wait()
     with open("out/samples.jsonl", "a") as file:
-        file.write('{"index": 23, "cla')  # torn
+        file.write('{"index": 11, "cla')  # torn
     assert run(*arguments, "out").exit_code == 0
     assert contents(Path("out")) == contents(Path("whole"))
 
