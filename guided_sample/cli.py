@@ -29,7 +29,7 @@ from noisy_clf.training import train
 
 def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{value} is not a finite number; try 1, or 0 for no guidance.")
+        raise click.BadParameter(f"{value} is not a finite number; try 1 or 0.")
     return value
 
 
@@ -42,7 +42,8 @@ def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> f
 @click.option("--sampler", type=click.Choice(["ddpm", "ddim"]), default="ddpm", show_default=True)
 @click.option("--steps", help="Timesteps to keep: 250, or ddim25 (a whole number apart), or 90,60,60,20,20 (so many in "
               "each section). [default: the model's]")
-@click.option("--eta", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="DDIM's noise: 0 none, 1 as DDPM.")
+@click.option("--eta", type=click.FloatRange(0, 1), callback=finite, default=0.0, show_default=True,
+              help="DDIM's noise: 0 none, 1 as DDPM.")
 @click.option("--grad-at", type=click.Choice(["x_t", "mean"]), default="x_t", show_default=True,
               help="Where DDPM's gradient is taken: as ADM's program does it, or as its paper writes it.")
 @click.option("--clip/--no-clip", default=True, show_default=True, help="Clip x0_hat to [-1,1].")
@@ -73,25 +74,26 @@ def guided_sample(model: str, classifier: str | None, classes: tuple[str, ...], 
     exact_float32()
     loaded = load_model(model)
     denoiser, advice = loaded.denoiser, loaded.advice
-    classifier = classifier or advice.classifier
+    classifier = advice.classifier if classifier is None else classifier
     wanted = [text.strip() for text in classes]
     guide = None
-    if wanted != ["none"] and classifier:
+    if wanted != ["none"] and classifier is not None:
         guide = load_classifier(classifier)
         refuse_mismatch(denoiser, guide)
     labels = parse_labels(wanted, guide.class_names if guide else denoiser.class_names, denoiser, model)
     scale = advice.scale if scale is None else scale
     if guide is None and wanted != ["none"] and scale:
         raise UserError(f"{model} comes with no classifier; give --classifier, or --scale 0 to sample without guidance.")
-    spec = steps or advice.steps_for(sampler, denoiser.schedule.T)
+    spec = advice.steps_for(sampler, denoiser.schedule.T) if steps is None else steps
     timesteps = kept_timesteps(spec, denoiser.schedule.T)
     num_samples = num_samples or (2 * len(labels.classes) if 2 <= len(labels.classes) <= 16 else 16)
     out = out or default_out(model, wanted, sampler, spec, scale, seed)
     output = OutputFolder(out, {
-        "model": model, "model_digest": loaded.digest, "classifier": classifier if guide else None,
+        "model_digest": loaded.digest,
         "classifier_digest": ModelFolder.open(classifier, "classifier").digest if guide and classifier else None,
-        "class": wanted, "scale": scale, "sampler": sampler, "timesteps": timesteps, "eta": eta, "grad_at": grad_at,
-        "clip": clip, "seed": seed, "precision": precision})
+        "class": labels.classes or wanted, "scale": scale, "sampler": sampler, "timesteps": timesteps, "eta": eta,
+        "grad_at": grad_at, "clip": clip, "seed": seed, "precision": precision},
+        about={"model": model, "classifier": classifier if guide else None})
     denoiser.network.to(where)
     experiment = Experiment(denoiser, guide.to(where) if guide else None, labels, sampler,
                             reverse_steps(denoiser.schedule, timesteps), scale, seed, where, eta, grad_at, clip, precision)
@@ -114,7 +116,10 @@ def parse_labels(wanted: list[str], class_names: tuple[str, ...] | None, denoise
     indices = []
     for text in wanted:
         whole = text.lower() in (name.lower() for name in class_names)  # some class names have commas of their own
-        indices += [class_index(part, class_names) for part in ([text] if whole else text.split(","))]
+        for part in [text] if whole else text.split(","):
+            if not whole and part.strip() in ("all", "random", "none"):
+                raise UserError(f"--class {part.strip()} goes with no other; give it alone, or only numbers and names.")
+            indices.append(class_index(part, class_names))
     return Labels(tuple(indices))
 
 

@@ -17,12 +17,12 @@ Guidance = Callable[[Tensor, Tensor], Tensor]
 
 
 class NonFiniteGradient(UserError):
-    """A guidance gradient with NaN or infinity in it: at timestep `t`, for the samples at `positions` of the batch."""
+    """A guidance gradient with NaN or infinity in it: at timestep `t`, for these samples of the batch."""
 
-    def __init__(self, t: int, positions: list[int]) -> None:
-        super().__init__(f"the guidance gradient is not finite at t = {t} for sample {', '.join(map(str, positions))} "
-                         f"of the batch; try a smaller scale or --precision float32.")
-        self.t, self.positions = t, positions
+    def __init__(self, t: int, samples: list[int]) -> None:
+        super().__init__(f"the guidance gradient is not finite at t = {t} for sample {', '.join(map(str, samples))}; "
+                         f"try a smaller --scale, or --precision float32.")
+        self.t, self.samples = t, samples
 
 
 def gradient(log_prob: Callable[[Tensor, Tensor], Tensor], x_t: Tensor, t: Tensor) -> Tensor:

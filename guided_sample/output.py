@@ -27,27 +27,32 @@ def to_pixels(x_0: Tensor) -> np.ndarray:
 
 
 class OutputFolder:
-    """Where a run's samples go. Made for one set of options: a folder with another run's results is refused."""
+    """Where a run's samples go. Made for one set of options: a folder with another run's results is refused.
 
-    def __init__(self, path: Path, options: dict[str, Any]) -> None:
+    `about` goes into the manifest too, but may differ when the run goes on.
+    """
+
+    def __init__(self, path: Path, options: dict[str, Any], about: dict[str, Any]) -> None:
         self.path = path
         manifest = path / MANIFEST
-        if not manifest.exists() and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+        if not manifest.exists() and (path.is_file() or any(path.glob("[!.]*"))):
             raise UserError(f"{path} is there already and is not a sampling run's folder; choose another --out.")
-        claim_folder(manifest, options)
-        self.manifest = read_json(manifest)
         self.lines = self._finished_lines()
+        if (path / LINES).exists() and not self.lines:  # a run that finished nothing: no results to keep apart
+            manifest.unlink(missing_ok=True)
+        claim_folder(manifest, options)
+        self.manifest = read_json(manifest) | about
         self._write_lines()  # without what a kill may have torn
 
     def _finished_lines(self) -> dict[int, dict[str, Any]]:
         lines = {}
-        for text in (self.path / LINES).read_text().splitlines() if (self.path / LINES).exists() else []:
+        for text in (self.path / LINES).read_text(errors="replace").splitlines() if (self.path / LINES).exists() else []:
             try:
                 line = json.loads(text)
-            except ValueError:
+                if isinstance(line["class"], int | None) and self.image_path(line["index"]).exists():
+                    lines[line["index"]] = line
+            except (ValueError, TypeError, KeyError):  # torn, or none of ours
                 continue
-            if self.image_path(line["index"]).exists():
-                lines[line["index"]] = line
         return lines
 
     def _write_lines(self) -> None:
@@ -70,7 +75,11 @@ class OutputFolder:
 
     def read(self, index: int) -> np.ndarray:
         """One finished sample, uint8 [H,W,C]."""
-        pixels = np.asarray(Image.open(self.image_path(index)))
+        try:
+            pixels = np.asarray(Image.open(self.image_path(index)))
+        except (OSError, SyntaxError) as error:
+            raise UserError(f"{self.image_path(index)} is damaged ({error}); remove it, and the same command makes it "
+                            f"again.") from error
         return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
     def finish(self, num_samples: int, columns: int, report: dict[str, Any]) -> None:

@@ -84,17 +84,20 @@ class Experiment:
                 for moment in self.moments(indices, y):
                     after_step()
             except NonFiniteGradient as error:
-                numbers = ", ".join(str(indices[position]) for position in error.positions)
-                raise UserError(f"the guidance gradient is not finite at t = {error.t} for sample {numbers}; "
-                                f"try a smaller --scale, or --precision float32.") from error
+                raise NonFiniteGradient(error.t, [indices[i] for i in error.samples]) from error
+            x_0 = moment.x_t.clamp(-1, 1)
+            lost = (~x_0.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
+            if lost:
+                raise UserError(f"sample {', '.join(str(indices[i]) for i in lost)} came out as NaN: the model is damaged, or "
+                                f"it diverged; try a smaller --scale, or --precision float32.")
             if self.classifier is not None and y is not None:
                 with torch.no_grad():
-                    found = self.classifier.log_prob(moment.x_t, torch.zeros_like(y), y)
+                    found = self.classifier.log_prob(x_0, torch.zeros_like(y), y)
                 log_probs = [round(value, 4) for value in found.tolist()]
         names = self.classifier.class_names if self.classifier else self.denoiser.class_names
         lines = [{"index": index, "class": label, "class_name": None if label is None or not names else names[label],
                   "seed": self.seed, "log_prob": log_prob} for index, label, log_prob in zip(indices, asked, log_probs)]
-        return list(zip(lines, to_pixels(moment.x_t)))
+        return list(zip(lines, to_pixels(x_0)))
 
 
 def sample_run(experiment: Experiment, num_samples: int, batch_size: int, output: OutputFolder) -> None:
@@ -113,7 +116,8 @@ def sample_run(experiment: Experiment, num_samples: int, batch_size: int, output
                 for line, pixels in experiment.draw(indices, after_step=lambda: bar.update(len(indices))):
                     output.add(pixels, line)
     except KeyboardInterrupt:
-        raise UserError(f"stopped with {len(output.lines)} of {num_samples} images finished in {output.path}; "
+        finished = num_samples - len(output.missing(num_samples))
+        raise UserError(f"stopped with {finished} of {num_samples} images finished in {output.path}; "
                         f"the same command makes the others.") from None
     except torch.cuda.OutOfMemoryError:
         raise UserError(f"a batch of {batch_size} does not fit into the memory of {experiment.device}; try a smaller "
@@ -122,8 +126,8 @@ def sample_run(experiment: Experiment, num_samples: int, batch_size: int, output
     classes = len(experiment.labels.classes)
     columns = classes if 2 <= classes <= 16 else min(16, math.ceil(math.sqrt(num_samples)))
     speed = {"images": len(missing), "seconds": round(seconds, 2), "images_per_second": round(len(missing) / seconds, 2)}
-    output.finish(num_samples, columns, {
-        "device": device_name(experiment.device), "batch_size": batch_size, "last_run": speed})
+    report = {"device": device_name(experiment.device), "batch_size": batch_size, "last_run": speed}
+    output.finish(num_samples, columns, report if missing else {})
 
 
 def device_name(device: torch.device) -> str:
@@ -131,6 +135,6 @@ def device_name(device: torch.device) -> str:
 
 
 def default_out(model: str, wanted: Sequence[str], sampler: str, spec: str, scale: float, seed: int) -> Path:
-    """samples/MODEL-class-CLASS-scale-S-SAMPLER-STEPS-seed-N: other settings, other folder."""
+    """samples/MODEL-class-CLASS-scale-S-SAMPLER-STEPS-seed-N, after what is changed most often."""
     words = [Path(model).name, "class", "+".join(wanted), "scale", f"{scale:g}", sampler, spec, "seed", str(seed)]
-    return Path("samples") / "-".join("".join(c if c.isalnum() or c in ".+" else "_" for c in word) for word in words)
+    return Path("samples") / "-".join("".join(c if c.isalnum() or c in ".+" else "_" for c in word[:50]) for word in words)

@@ -12,7 +12,7 @@ def kept_timesteps(spec: str, T: int) -> list[int]:
     "ddim25"          25 of them, a whole number apart, from 0
     """
     counts = spec.strip().lower().removeprefix("ddim").split(",")
-    if not all(count.strip().isdigit() for count in counts):
+    if not all(count.strip().isdecimal() for count in counts):
         raise UserError(f"steps {spec!r} cannot be read; write a number (250), one for each section (90,60,60,20,20), "
                         f"or ddim and a number (ddim25).")
     numbers = [int(count) for count in counts]

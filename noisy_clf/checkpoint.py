@@ -86,6 +86,14 @@ class ModelFolder:
             raise UserError(f"{self.path / CONFIG}: the schedule cannot be read ({error!r}).") from error
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of their numbers; none where the model knows no classes."""
+        names = self.config.get("class_names") or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{self.path / CONFIG}: class_names is not a list of names.")
+        return tuple(names)
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the weights' file."""
         if not (self.path / WEIGHTS).is_file():
@@ -125,10 +133,10 @@ def refuse_other_tensors(path: Path, found: dict[str, Tensor], wanted: dict[str,
 def config_from(kind: type[Any], fields: dict[str, Any], source: object) -> Any:
     """A config dataclass from a dictionary; what it does not know, or lacks, is refused by name."""
     known = kind.__dataclass_fields__
-    unknown = sorted(set(fields) - set(known))
-    if unknown:
-        raise UserError(f"{source}: unknown setting {', '.join(unknown)}; there are: {', '.join(known)}.")
     try:
+        unknown = sorted(set(fields) - set(known))
+        if unknown:
+            raise UserError(f"unknown setting {', '.join(unknown)}; there are: {', '.join(known)}.")
         return kind(**fields)
     except (TypeError, UserError) as error:
         raise UserError(f"{source}: {str(error).rstrip('.')}.") from error

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from noisy_clf.checkpoint import ModelFolder, config_from
 from noisy_clf.encoder_unet import EncoderUNet, EncoderUNetConfig
@@ -30,7 +31,7 @@ class NoisyClassifier(nn.Module):
 
     def log_prob(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """log p(y | x_t) in nats, float32 [B]."""
-        return self(x_t, t).log_softmax(dim=1).gather(1, y[:, None])[:, 0]
+        return -F.cross_entropy(self(x_t, t), y, reduction="none")
 
     @property
     def image_size(self) -> int:
@@ -55,10 +56,7 @@ def load_classifier(name_or_path: str | Path) -> NoisyClassifier:
     with torch.device("meta"):
         network = EncoderUNet(config_from(EncoderUNetConfig, fields, folder.path))
     folder.load_weights(network)
-    class_names = folder.config.get("class_names") or []
-    if not isinstance(class_names, list):
-        raise UserError(f"{folder.path}: class_names is not a list of names.")
-    return NoisyClassifier(network, folder.schedule, tuple(class_names)).eval().requires_grad_(False)
+    return NoisyClassifier(network, folder.schedule, folder.class_names).eval().requires_grad_(False)
 
 
 def class_index(text: str, class_names: tuple[str, ...]) -> int:

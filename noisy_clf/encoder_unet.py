@@ -28,8 +28,6 @@ class EncoderUNetConfig(TorsoConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.num_classes, int) or self.num_classes < 1:
-            raise UserError(f"num_classes must be at least 1, not {self.num_classes!r}.")
         if self.pool not in get_args(Pool):
             raise UserError(f"unknown pool {self.pool!r}; there are: {', '.join(get_args(Pool))}.")
 

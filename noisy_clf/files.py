@@ -67,7 +67,10 @@ def claim_folder(record: Path, options: dict[str, Any]) -> None:
     """Writes a run's options, and the versions it is made with, into `record`; refuses one that tells of other options."""
     options = json.loads(json.dumps(options))
     if record.exists():
-        different = differences(read_json(record).get("options"), options)
+        there = read_json(record).get("options")
+        if not isinstance(there, dict):
+            raise UserError(f"{record} is not that of a run of this toolkit; choose another --out.")
+        different = differences(there, options)
         if different:
             raise UserError(f"{record.parent} holds another run's results ({'; '.join(different[:4])}); "
                             f"choose another --out, or give the options it was made with.")

@@ -1,7 +1,7 @@
 """The half that ADM's denoiser and its classifier share: time embedding, down-sampling path, middle block."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from torch import nn
@@ -44,9 +44,11 @@ class TorsoConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.channel_mult or not all(0 < factor < float("inf") for factor in self.channel_mult):
             raise UserError(f"channel_mult must be positive numbers, for at least one level, not {self.channel_mult}.")
-        for name in ("res_blocks", "heads", "head_channels"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if (field.type == "int" or field.type == "int | None" and value is not None) \
+                    and (not isinstance(value, int) or value < 1):
+                raise UserError(f"{field.name} must be a whole number of at least 1, not {value!r}.")
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout must be at least 0 and below 1, not {self.dropout}.")
         stride = 2 ** (len(self.channel_mult) - 1)

@@ -18,5 +18,7 @@ def load_model_folder(folder: ModelFolder) -> Denoiser:
         network = UNet(config_from(UNetConfig, fields, folder.path))
     folder.load_weights(network)
     network.eval().requires_grad_(False)
-    class_names = tuple(config["class_names"]) if config.get("class_names") else None
-    return Denoiser(network, folder.schedule, str(config.get("variance")), class_names)
+    K, names = network.config.num_classes or 0, folder.class_names
+    if len(names) != K:
+        raise UserError(f"{folder.path}: the denoiser has {K} classes but {len(names)} class names.")
+    return Denoiser(network, folder.schedule, str(config.get("variance")), names or None)

@@ -27,6 +27,11 @@ def test_each_sample_has_its_own_gradient():
     assert relative_error(together, torch.cat(alone)) < 1e-5
 
 
+def test_every_sample_needs_a_class():
+    with pytest.raises(ValueError, match="batch_size"):
+        ClassifierGuidance(tiny_classifier(), torch.tensor([0, 1]), 1.0)(torch.zeros(3, 1, 8, 8), torch.zeros(3).long())
+
+
 def test_gradient_leaves_no_trace_in_its_inputs_and_works_where_autograd_is_off():
     x_t = torch.ones(1, 1, 2, 2)
     with torch.no_grad():
@@ -38,9 +43,9 @@ def test_gradient_leaves_no_trace_in_its_inputs_and_works_where_autograd_is_off(
 def test_a_gradient_that_is_not_finite_names_t_and_samples():
     classifier, x_t = tiny_classifier(), torch.zeros(3, 1, 8, 8)
     x_t[1] = float("nan")
-    with pytest.raises(NonFiniteGradient, match="not finite at t = 20 for sample 1 of the batch") as caught:
+    with pytest.raises(NonFiniteGradient, match="not finite at t = 20 for sample 1;") as caught:
         ClassifierGuidance(classifier, torch.tensor([0, 1, 2]), 1.0)(x_t, torch.full((3,), 20))
-    assert (caught.value.t, caught.value.positions) == (20, [1])
+    assert (caught.value.t, caught.value.samples) == (20, [1])
 
 
 @pytest.mark.parametrize("classifier, message", [

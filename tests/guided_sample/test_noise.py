@@ -23,5 +23,6 @@ def test_noise_is_standard_normal_and_independent():
 def test_random_labels_are_uniform_and_each_samples_own():
     labels = torch.tensor([random_label(3, index, 10) for index in range(5000)])
     assert random_label(3, 41, 10) == labels[41]
+    assert [random_label(4, index, 10) for index in range(20)] != labels[:20].tolist()
     shares = torch.bincount(labels, minlength=10) / 5000
     assert (shares - 0.1).abs().max() < 4 * (0.09 / 5000) ** 0.5

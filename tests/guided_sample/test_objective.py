@@ -82,6 +82,10 @@ def test_hybrid_loss_teaches_eps_by_the_simple_loss_alone():
     output = denoiser.network(SCHEDULE.add_noise(x_0, t, eps), t)
     simple_gradient, = torch.autograd.grad((eps - output[:, :1]).square().mean(), last_bias)
     torch.testing.assert_close(hybrid_gradient[0], simple_gradient[0])
+    x_t, step = SCHEDULE.add_noise(x_0, t, eps), step_table(SCHEDULE, range(50)).at(t)
+    log_variance = learned_log_variance(step, "learned_range", output[:, 1:])
+    bound = 50 * bound_term(step, x_0, x_t, x0_from_eps(SCHEDULE, x_t, t, output[:, :1]), log_variance)  # a sum of 50 terms
+    torch.testing.assert_close(hybrid, ((eps - output[:, :1]).square().flatten(1).mean(dim=1) + 0.001 * bound).mean())
     assert hybrid_gradient[1].abs() > 0 and simple_gradient[1] == 0  # the bound teaches the variance, and nothing else does
 
 

@@ -27,6 +27,7 @@ def test_nearest_steps_can_be_made(T):
     ("ddim2,3", "whole stride"),
     ("fast", "steps 'fast' cannot be read; write a number"),
     ("-5", "cannot be read"),
+    ("²", "cannot be read"),
     ("", "cannot be read"),
 ])
 def test_steps_that_cannot_be_made_say_what_can(spec, message):

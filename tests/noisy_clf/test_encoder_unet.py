@@ -82,7 +82,7 @@ def test_lists_from_json_make_the_same_configuration() -> None:
     ({"image_size": 2, "channel_mult": (1, 1, 1)}, "image size 2 does not divide by 4"),
     ({"channels": 48}, "a level 48 channels wide cannot be normalised in 32 groups"),
     ({"channel_mult": (1, 0.5)}, "a level 16 channels wide cannot be normalised in 32 groups"),
-    ({"channels": 0}, "a level 0 channels wide"),
+    ({"channels": 0}, "channels must be a whole number of at least 1, not 0"),
     ({"head_channels": 24}, "32 channels do not divide into heads of 24 channels"),
     ({"head_channels": None, "heads": 5}, "32 channels do not divide into 5 heads"),
     ({"channel_mult": (3, 1), "head_channels": 64, "attention_at": (8,)}, "(32|96) channels do not divide into heads of 64"),
