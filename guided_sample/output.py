@@ -37,11 +37,11 @@ class OutputFolder:
         manifest = path / MANIFEST
         if not manifest.exists() and (path.is_file() or any(path.glob("[!.]*"))):
             raise UserError(f"{path} is there already and is not a sampling run's folder; choose another --out.")
-        self.lines = self._finished_lines()
-        if (path / LINES).exists() and not self.lines:  # a run that finished nothing: no results to keep apart
+        if (path / LINES).exists() and not any(path.glob("*.png")):  # a run that finished nothing: no results to keep apart
             manifest.unlink(missing_ok=True)
         claim_folder(manifest, options)
         self.manifest = read_json(manifest) | about
+        self.lines = self._finished_lines()
         self._write_lines()  # without what a kill may have torn
 
     def _finished_lines(self) -> dict[int, dict[str, Any]]:

@@ -124,7 +124,7 @@ def sample_run(experiment: Experiment, num_samples: int, batch_size: int, output
                         f"--batch-size: the images stay the same, and the {len(output.lines)} finished ones stay.") from None
     seconds = time.perf_counter() - started
     classes = len(experiment.labels.classes)
-    columns = classes if 2 <= classes <= 16 else min(16, math.ceil(math.sqrt(num_samples)))
+    columns = min(classes, num_samples) if 2 <= classes <= 16 else min(16, math.ceil(math.sqrt(num_samples)))
     speed = {"images": len(missing), "seconds": round(seconds, 2), "images_per_second": round(len(missing) / seconds, 2)}
     report = {"device": device_name(experiment.device), "batch_size": batch_size, "last_run": speed}
     output.finish(num_samples, columns, report if missing else {})

@@ -44,7 +44,7 @@ class TorsoConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.channel_mult or not all(0 < factor < float("inf") for factor in self.channel_mult):
             raise UserError(f"channel_mult must be positive numbers, for at least one level, not {self.channel_mult}.")
-        for field in fields(self):
+        for field in fields(self):  # their types are strings here
             value = getattr(self, field.name)
             if (field.type == "int" or field.type == "int | None" and value is not None) \
                     and (not isinstance(value, int) or value < 1):

@@ -35,8 +35,8 @@ def ddpm(denoiser: Denoiser, steps: list[Step], guide: Guidance | None, noise: N
 
         # shifted by variance * scale * grad log p(y | x_t)
         if guide:
-            gradient = guide(x_t, t) if grad_at == "x_t" else guide(mean, torch.full_like(t, max(step.t_prev, 0)))
-            mean = mean + variance * gradient
+            where = {"x_t": (x_t, t), "mean": (mean, torch.full_like(t, max(step.t_prev, 0)))}[grad_at]
+            mean = mean + variance * guide(*where)
 
         x_t = mean + variance ** 0.5 * noise() if step.t_prev >= 0 else mean  # no noise at the last step
         yield Moment(step.t_prev, x_t, x0_hat)

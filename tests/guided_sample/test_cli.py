@@ -296,6 +296,8 @@ def test_a_folder_with_another_runs_results_is_refused_and_stays(denoiser_folder
             "out holds another run's results (seed 0 there, 1 now)", "another --out")
     refused(run("--model", denoiser_folder, "--out", "out", "--class", "2"), "class [1] there, [2] now")
     assert contents(Path("out")) == before
+    Path("out/samples.jsonl").write_text("")  # its lines lost, it still has the images
+    refused(run("--model", denoiser_folder, "--out", "out", "--class", "2"), "class [1] there, [2] now")
     Path("mine").mkdir()
     Path("mine/thesis.tex").write_text("text")
     refused(run("--model", denoiser_folder, "--out", "mine"), "mine is there already and is not a sampling run's folder")
