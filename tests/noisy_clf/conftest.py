@@ -1,13 +1,11 @@
-"""Tiny networks, a tiny dataset, and the command lines as a user meets them."""
+"""Tiny networks and a tiny dataset."""
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.datasets import Dataset, LabelledImages, digits
@@ -24,19 +22,6 @@ TINY_FLAGS = ("--image-size=8 --channels=32 --channel-mult=1 --res-blocks=1 --at
 
 def tiny_network(**settings: Any) -> EncoderUNet:
     return EncoderUNet(EncoderUNetConfig(**{**TINY, **settings}))
-
-
-def invoke(command: click.Command, *arguments: object) -> Result:
-    return CliRunner().invoke(command, [str(argument) for argument in arguments])
-
-
-def assert_refused(result: Result, sentence: str) -> None:
-    """The command ended with status 1 or 2 and one sentence that holds `sentence`, not with a traceback."""
-    assert isinstance(result.exception, SystemExit), repr(result.exception)
-    assert result.exit_code in (1, 2)
-    assert result.output.count("Error: ") == 1
-    told = result.output.split("Error: ")[1].strip()
-    assert sentence in told and told.endswith(".") and "\n" not in told
 
 
 class TouchesAFile:

@@ -12,7 +12,8 @@ from noisy_clf.cli import eval_noisy_clf, train_noisy_clf
 from noisy_clf.datasets import digits
 from noisy_clf.evaluation import as_json, evaluate
 from noisy_clf.schedule import NoiseSchedule
-from tests.noisy_clf.conftest import TINY_FLAGS, assert_refused, invoke
+from tests.commands import assert_refused, invoke
+from tests.noisy_clf.conftest import TINY_FLAGS
 
 FLAGS = [*TINY_FLAGS, "--iterations=2", "--timesteps=40"]
 

@@ -27,7 +27,8 @@ from noisy_clf.errors import UserError
 from noisy_clf.objective import classifier_task
 from noisy_clf.schedule import NoiseSchedule
 from noisy_clf.training import METRICS, STATE, Run, Task, TrainingConfig, step_of, train
-from tests.noisy_clf.conftest import TINY_FLAGS, TouchesAFile, assert_refused, invoke, snapshot, tiny_network
+from tests.commands import assert_refused, invoke
+from tests.noisy_clf.conftest import TINY_FLAGS, TouchesAFile, snapshot, tiny_network
 
 CPU = torch.device("cpu")
 CONFIG = TrainingConfig(  # the state is written with a validation, between two, and after one: each must go on the same

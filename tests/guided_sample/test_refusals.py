@@ -1,0 +1,140 @@
+"""What bad input gets: one sentence, and nothing half-written in place of something good."""
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from guided_sample.loaders import load_denoiser
+from guided_sample.output import OutputFolder
+from noisy_clf.classifier import NoisyClassifier
+from noisy_clf.schedule import NoiseSchedule
+from tests.commands import assert_refused, contents, run, sample
+from tests.conftest import stored, tiny_classifier, tiny_denoiser
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--class", "3"], ["there is no class 3; the classes are 0 to 2 (apple, pear, plum)."]),
+    (["--class", "-1"], ["there is no class -1; the classes are 0 to 2"]),
+    (["--class", "pare"], ["no class 'pare'; did you mean pear?"]),
+    (["--class", "submarine"], ["no class 'submarine'; the classes are apple, pear, plum, or 0 to 2."]),
+    (["--scale", "nan"], ["nan is not a finite number"]),
+    (["--scale", "inf"], ["inf is not a finite number"]),
+    (["--scale", "much"], ["'much' is not a valid float"]),
+    (["--steps", "51"], ["steps '51' cannot be made", "1 to 50"]),
+    (["--sampler", "ddim", "--steps", "ddim30"], ["the nearest that can", "ddim25"]),
+    (["--steps", ""], ["steps '' cannot be read"]),
+    (["--class", "all,1"], ["--class all goes with no other"]),
+    (["--class", "1", "--class", "none"], ["--class none goes with no other"]),
+    (["--sampler", "ddim", "--eta", "nan"], ["nan is not a finite number"]),
+    (["--classifier", ""], ["give a classifier's folder, or one of the names"]),
+    (["--sampler", "euler"], ["'euler' is not one of 'ddpm', 'ddim'"]),
+    (["--eta", "0.5"], ["eta belongs to --sampler ddim"]),
+    (["--sampler", "ddim", "--grad-at", "mean"], ["mean belongs to --sampler ddpm"]),
+    (["--batch-size", "0"], ["--batch-size", "0 is not in the range x>=1"]),
+    (["--num-samples", "0"], ["0 is not in the range x>=1"]),
+    (["--device", "cuda:9"], ["device 'cuda:9' is not there; this machine has: cpu"]),
+    (["--device", "abacus"], ["device 'abacus' is not there"]),
+    (["--precision", "int4"], ["'int4' is not one of"]),
+    (["--model", "digitz"], ["there is no denoiser 'digitz'; the names are:", "a path to a denoiser's folder works too"]),
+    (["--classifier", "nowhere"], ["there is no classifier 'nowhere'"]),
+])
+def test_bad_options_end_in_a_sentence(denoiser_folder, arguments, words):
+    assert_refused(run("--model", denoiser_folder, "--out", "out", *arguments), *words)
+    assert not Path("out").exists()
+
+
+def test_a_folder_with_another_runs_results_is_refused_and_stays(denoiser_folder):
+    before = contents(sample(denoiser_folder, "--class", "1"))
+    assert_refused(run("--model", denoiser_folder, "--out", "out", "--class", "1", "--seed", "1", "--eta", "0"),
+                   "out holds another run's results (seed 0 there, 1 now)", "another --out")
+    assert_refused(run("--model", denoiser_folder, "--out", "out", "--class", "2"), "class [1] there, [2] now")
+    assert contents(Path("out")) == before
+    Path("out/samples.jsonl").write_text("")  # its lines lost, it still has the images
+    assert_refused(run("--model", denoiser_folder, "--out", "out", "--class", "2"), "class [1] there, [2] now")
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").write_text("text")
+    assert_refused(run("--model", denoiser_folder, "--out", "mine"), "mine is there already and is not a sampling run's folder")
+    assert [path.name for path in Path("mine").iterdir()] == ["thesis.tex"]
+    Path("app").mkdir()
+    Path("app/manifest.json").write_text('{"name": "a web page"}')
+    assert_refused(run("--model", denoiser_folder, "--out", "app"), "app/manifest.json is not that of a run of this toolkit")
+
+
+def test_a_loaded_denoiser_is_frozen_and_in_evaluation_mode(denoiser_folder):
+    network = load_denoiser(denoiser_folder).network
+    assert not network.training and not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_models_that_do_not_fit_or_are_damaged(denoiser_folder, classifier_folder):
+    linear = stored(tiny_classifier(NoiseSchedule.named("linear", 50)), Path("linear"))
+    assert_refused(run("--model", denoiser_folder, "--classifier", linear),
+                   "another noise schedule (linear, T = 50", "--schedule-from")
+    assert_refused(run("--model", denoiser_folder, "--classifier", denoiser_folder),
+                   "holds a denoiser, and a classifier is wanted")
+    assert_refused(run("--model", classifier_folder), "holds a classifier, and a denoiser is wanted")
+    Path("empty").mkdir()
+    assert_refused(run("--model", "empty"), "empty is a folder without a config.json")
+    Path("file.pt").write_bytes(b"x")
+    assert_refused(run("--model", "file.pt"), "file.pt is a file, but a denoiser is a folder")
+    torn = stored(tiny_denoiser(), Path("torn"))
+    (torn / "model.safetensors").write_bytes((torn / "model.safetensors").read_bytes()[:5000])
+    assert_refused(run("--model", torn, "--class", "none"), "torn/model.safetensors is not a whole safetensors file")
+
+
+@pytest.mark.parametrize("network, more, message", [
+    ({"cleverness": 9}, {}, "foreign: unknown setting cleverness"),
+    ({"in_channels": "1"}, {}, "foreign: in_channels must be a whole number of at least 1, not '1'"),
+    ({"out_channels": 2.0}, {}, "foreign: out_channels must be a whole number of at least 1, not 2.0"),
+    ({}, {"class_names": ["a"]}, "foreign: the denoiser has 0 classes but 1 class names"),
+    ({}, {"class_names": 3}, "foreign/config.json: class_names is not a list of names"),
+    ({}, {"class_names": [3]}, "foreign/config.json: class_names is not a list of names"),
+    ({}, {"sampling": 3}, "foreign: "),
+    ({}, {"sampling": {"scale": "five"}}, "foreign: \"sampling\" must hold a classifier's name, a scale and"),
+    ({}, {"sampling": {"classifier": 3}}, "foreign: \"sampling\" must hold a classifier's name"),
+    ({}, {"sampling": {"steps": {"ddpm": 5}}}, "foreign: \"sampling\" must hold"),
+])
+def test_a_foreign_configuration_is_refused(network, more, message):
+    foreign = stored(tiny_denoiser(), Path("foreign"))
+    config = json.loads((foreign / "config.json").read_text())
+    config["network"] |= network
+    (foreign / "config.json").write_text(json.dumps(config | more))
+    assert_refused(run("--model", foreign, "--class", "none"), message)
+
+
+def test_a_denoiser_that_draws_nan_ends_in_a_sentence_and_stores_nothing():
+    broken = tiny_denoiser()
+    broken.network.out[2].bias.data.fill_(float("nan"))
+    stored(broken, Path("broken"))
+    assert_refused(run("--model", "broken", "--class", "none", "--steps", 2, "--num-samples", 2, "--out", "out"),
+                   "sample 0, 1 came out as NaN: the model is damaged")
+    assert not list(Path("out").glob("*.png"))
+
+
+def test_many_classes_make_a_name_that_a_folder_can_have(denoiser_folder):
+    assert run("--model", denoiser_folder, "--num-samples", 1, *["--class", "apple"] * 60).exit_code == 0
+
+
+def test_nan_in_the_gradient_names_t_and_samples(denoiser_folder):
+    broken = tiny_classifier()
+    broken.network.out[2].c_proj.weight.data.fill_(float("nan"))
+    stored(broken, Path("broken"))
+    result = run("--model", denoiser_folder, "--classifier", "broken", "--num-samples", 3, "--out", "out")
+    assert_refused(result, "the guidance gradient is not finite at t = 49 for sample 0, 1, 2")
+    assert not list(Path("out").glob("*.png"))
+
+
+def test_nan_in_the_gradient_of_a_later_batch_names_the_sample_and_keeps_the_earlier_ones(denoiser_folder, monkeypatch):
+    log_prob = NoisyClassifier.log_prob
+    monkeypatch.setattr(NoisyClassifier, "log_prob", lambda self, x, t, y: (
+        log_prob(self, x, t, y) * torch.where(y == 2, float("nan"), 1.0)))
+    assert_refused(run("--model", denoiser_folder, "--class", "0,1,2", "--num-samples", 6, "--batch-size", 2, "--out", "out"),
+                   "not finite at t = 49 for sample 2;")
+    assert len(list(Path("out").glob("0*.png"))) == 2
+
+
+def test_a_full_disk_at_the_very_end_keeps_the_images(denoiser_folder, monkeypatch):
+    monkeypatch.setattr(OutputFolder, "_write_npz", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full", "out/x")))
+    assert_refused(run("--model", denoiser_folder, "--num-samples", 2, "--out", "out"), "the disk is full: out/x")
+    assert len(list(Path("out").glob("0*.png"))) == 2
