@@ -81,8 +81,8 @@ def guided_sample(model: str, classifier: str | None, classes: tuple[str, ...], 
         guide = load_classifier(classifier)
         refuse_mismatch(denoiser, guide)
     labels = parse_labels(wanted, guide.class_names if guide else denoiser.class_names, denoiser, model)
-    scale = advice.scale if scale is None else scale
-    if guide is None and wanted != ["none"] and scale:
+    scale = 0.0 if wanted == ["none"] else advice.scale if scale is None else scale
+    if guide is None and scale:
         raise UserError(f"{model} comes with no classifier; give --classifier, or --scale 0 to sample without guidance.")
     spec = advice.steps_for(sampler, denoiser.schedule.T) if steps is None else steps
     timesteps = kept_timesteps(spec, denoiser.schedule.T)

@@ -1,4 +1,6 @@
 """The same numbers as openai/guided-diffusion, from one forward pass to whole guided trajectories."""
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,9 +9,10 @@ from guided_sample.guidance import ClassifierGuidance
 from guided_sample.posterior import reverse_steps
 from guided_sample.samplers import ddim, ddpm
 from guided_sample.timesteps import kept_timesteps
+from guided_sample.unet import UNet
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.schedule import NoiseSchedule
-from tests.reference import INDEX, arrays, encoder, relative_error, unet
+from tests.reference import INDEX, arrays, encoder, relative_error, unet, with_drawn_weights
 
 
 @pytest.mark.parametrize("name", INDEX["unet"])
@@ -19,6 +22,12 @@ def test_unet(name):
     assert list(tensors.items()) == list(INDEX["unet"][name]["state_dict"].items())
     y = expected["y"] if network.config.num_classes else None
     assert relative_error(network(expected["x"], expected["t"], y), expected["output"]) < 5e-6
+
+
+def test_unet_that_resamples_by_mean_and_nearest_neighbour():
+    expected = arrays("unet_mean_pooled.npz")
+    network = with_drawn_weights(UNet(replace(unet("plain_resample").config, resample="plain")))
+    assert relative_error(network(expected["x"], expected["t"]), expected["output"]) < 5e-6
 
 
 @pytest.mark.parametrize("spec", INDEX["respacing"])

@@ -21,7 +21,7 @@ def test_train_a_ddpm_then_sample_from_it(variance, outputs):
     assert config["variance"] == variance and config["network"]["out_channels"] == outputs
     assert config["schedule"] == {"name": "cosine", "T": 20} and config["training"]["dataset"] == "digits"
     result = run("--model", "ddpm", "--class", "none", "--steps", 3, "--num-samples", 2)
-    assert result.exit_code == 0 and Path("samples/ddpm-class-none-scale-1-ddpm-3-seed-0/grid.png").exists(), result.output
+    assert result.exit_code == 0 and Path("samples/ddpm-class-none-scale-0-ddpm-3-seed-0/grid.png").exists(), result.output
 
 
 def test_class_conditional_ddpm_is_sampled_by_class():

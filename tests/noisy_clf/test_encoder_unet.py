@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,6 +37,14 @@ def test_tensors_are_named_and_shaped_as_theirs(name: str) -> None:
 def test_logits_and_gradients_are_theirs(name: str) -> None:
     theirs = arrays(INDEX["encoder"][name]["file"])
     logits, gradient = log_prob_gradient(encoder(name), theirs["x"], theirs["t"], theirs["y"])
+    assert relative_error(logits, theirs["logits"]) <= 1e-5
+    assert relative_error(gradient, theirs["grad_log_prob"]) <= 1e-5
+
+
+def test_spatial_v2_is_theirs() -> None:
+    theirs = arrays("encoder_spatial_v2.npz")
+    network = with_drawn_weights(EncoderUNet(replace(encoder("spatial").config, pool="spatial_v2")))
+    logits, gradient = log_prob_gradient(network, theirs["x"], theirs["t"], theirs["y"])
     assert relative_error(logits, theirs["logits"]) <= 1e-5
     assert relative_error(gradient, theirs["grad_log_prob"]) <= 1e-5
 
