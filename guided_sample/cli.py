@@ -8,7 +8,7 @@ from typing import Any
 import click
 import torch
 
-from guided_sample.denoiser import Denoiser
+from guided_sample.denoiser import Denoiser, unet_denoiser
 from guided_sample.guidance import refuse_mismatch
 from guided_sample.loaders import load_model
 from guided_sample.objective import denoiser_task
@@ -81,7 +81,7 @@ def guided_sample(model: str, classifier: str | None, classes: tuple[str, ...], 
         guide = load_classifier(classifier)
         refuse_mismatch(denoiser, guide)
     labels = parse_labels(wanted, guide.class_names if guide else denoiser.class_names, denoiser, model)
-    scale = 0.0 if wanted == ["none"] else advice.scale if scale is None else scale
+    scale = 0.0 if wanted == ["none"] else advice.scale_for(sampler) if scale is None else scale
     if guide is None and scale:
         raise UserError(f"{model} comes with no classifier; give --classifier, or --scale 0 to sample without guidance.")
     spec = advice.steps_for(sampler, denoiser.schedule.T) if steps is None else steps
@@ -151,7 +151,7 @@ def train_ddpm(dataset: str, image_size: int | None, out: Path | None, device: s
         **settings, image_size=data.image_size, in_channels=data.channels,
         out_channels=data.channels * (2 if variance == "learned_range" else 1),
         num_classes=len(data.class_names) if class_conditional else None))
-    denoiser = Denoiser(network, schedule, variance, data.class_names if class_conditional else None)
+    denoiser = unet_denoiser(network, schedule, variance, class_names=data.class_names if class_conditional else None)
     out = out or Path("runs") / f"{dataset}-ddpm"
     train(denoiser_task(denoiser, data), data, training, out, where)
     click.echo(f"The best model is in {out / 'best'}; sample from it with: guided-sample --model {out} --class none")

@@ -4,13 +4,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from guided_sample.unet import UNet
 from noisy_clf.errors import UserError
 from noisy_clf.schedule import NoiseSchedule
 
 VARIANCES = ("fixed_small", "fixed_large", "learned", "learned_range")
+PREDICTIONS = ("eps", "velocity", "x_0")
 
 
 class Prediction(NamedTuple):
@@ -22,47 +23,76 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Denoiser:
-    """(x_t [B,C,H,W], t int64 [B], y int64 [B] or None) -> Prediction. The network predicts eps."""
+    """(x_t [B,C,H,W], t int64 [B], y int64 [B] or None) -> Prediction.
 
-    network: UNet
+    network      (x_t, t, y) -> [B,C,H,W], or with a learned variance [B,2C,H,W]
+    shape        of one image: C, H, W
+    variance     of the reverse steps: one of VARIANCES
+    predicts     one of PREDICTIONS
+    class_names  of a class-conditional network, in the order of their numbers
+    rescaled_t   the network is told 1000 t / T in t's place (a flag of improved-diffusion)
+    small_size   of an upsampler: pixels a side of the images that it enlarges
+    """
+
+    network: nn.Module
     schedule: NoiseSchedule
+    shape: tuple[int, int, int]
     variance: str
-    class_names: tuple[str, ...] | None = None  # of a class-conditional network
+    predicts: str = "eps"
+    class_names: tuple[str, ...] | None = None
+    rescaled_t: bool = False
+    small_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.variance not in VARIANCES:
-            raise UserError(f"unknown variance {self.variance!r}; there are: {', '.join(VARIANCES)}.")
-        wanted = self.channels * (2 if self.variance.startswith("learned") else 1)
-        if self.network.config.out_channels != wanted:
-            raise UserError(f"variance {self.variance} of images of {self.channels} channels needs {wanted} output "
-                            f"channels, and the network has {self.network.config.out_channels}.")
+        for what, value, possible in (("variance", self.variance, VARIANCES), ("prediction", self.predicts, PREDICTIONS)):
+            if value not in possible:
+                raise UserError(f"unknown {what} {value!r}; there are: {', '.join(possible)}.")
 
     def __call__(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Prediction:
-        output = self.network(x_t, t, y).float()
-        eps, v = output.split(self.channels, dim=1) if self.variance.startswith("learned") else (output, None)
-        return Prediction(x0_from_eps(self.schedule, x_t, t, eps), v)
+        told = t * (1000 / self.schedule.T) if self.rescaled_t else t
+        output, v = self.network(x_t, told, y).float(), None
+        if self.variance.startswith("learned"):
+            output, v = output.split(self.channels, dim=1)
+        if self.predicts == "x_0":
+            return Prediction(output, v)
+        x0_from = x0_from_eps if self.predicts == "eps" else x0_from_velocity
+        return Prediction(x0_from(self.schedule, x_t, t, output), v)
 
     @property
     def image_size(self) -> int:
-        return self.network.config.image_size
+        return self.shape[2]
 
     @property
     def channels(self) -> int:
-        return self.network.config.in_channels
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of one image: C, H, W."""
-        return self.channels, self.image_size, self.image_size
+        return self.shape[0]
 
     def config(self) -> dict[str, Any]:
         """What config.json says of this denoiser."""
-        return {"kind": "denoiser", "network": {"type": "UNet", **asdict(self.network.config)},
-                "schedule": self.schedule.to_config(), "predicts": "eps", "variance": self.variance,
-                "class_names": list(self.class_names) if self.class_names else None}
+        network = {"type": "UNet", **asdict(self.network.config)} if isinstance(self.network, UNet) else str(self.network)
+        return {"kind": "denoiser", "network": network, "schedule": self.schedule.to_config(), "predicts": self.predicts,
+                "variance": self.variance, "class_names": list(self.class_names) if self.class_names else None,
+                **({"rescaled_t": True} if self.rescaled_t else {})}
+
+
+def unet_denoiser(network: UNet, schedule: NoiseSchedule, variance: str, small_size: int | None = None,
+                  **more: Any) -> Denoiser:
+    """A Denoiser of images of the UNet's own channels and size; the number of its outputs must fit the variance."""
+    C = network.config.in_channels // (2 if small_size else 1)  # an upsampler reads the small image too
+    wanted = C * (2 if variance.startswith("learned") else 1)
+    if network.config.out_channels != wanted:
+        raise UserError(f"variance {variance} of images of {C} channels needs {wanted} output channels, and the network "
+                        f"has {network.config.out_channels}.")
+    size = network.config.image_size
+    return Denoiser(network, schedule, (C, size, size), variance, small_size=small_size, **more)
 
 
 def x0_from_eps(schedule: NoiseSchedule, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     """x0_hat = (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t). (DDPM eq. 15)"""
     signal, noise = schedule.at(t)
     return (x_t - noise * eps) / signal
+
+
+def x0_from_velocity(schedule: NoiseSchedule, x_t: Tensor, t: Tensor, velocity: Tensor) -> Tensor:
+    """x0_hat = sqrt(alpha_bar_t) x_t - sqrt(1 - alpha_bar_t) velocity. (Progressive Distillation app. D)"""
+    signal, noise = schedule.at(t)
+    return signal * x_t - noise * velocity

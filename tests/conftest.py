@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from guided_sample.denoiser import Denoiser
+from guided_sample.denoiser import Denoiser, unet_denoiser
 from guided_sample.unet import UNet, UNetConfig
 from noisy_clf.checkpoint import save_model
 from noisy_clf.classifier import NoisyClassifier
@@ -24,7 +24,7 @@ NAMES = ("apple", "pear", "plum")
 def tiny_denoiser(schedule: NoiseSchedule = SCHEDULE, class_names: tuple[str, ...] | None = None,
                   variance: str = "learned_range", **settings) -> Denoiser:
     config = replace(UNET, num_classes=len(class_names) if class_names else None, **settings)
-    return Denoiser(with_drawn_weights(UNet(config)), schedule, variance, class_names)
+    return unet_denoiser(with_drawn_weights(UNet(config)), schedule, variance, class_names=class_names)
 
 
 def tiny_classifier(schedule: NoiseSchedule = SCHEDULE, names: tuple[str, ...] = NAMES, **settings) -> NoisyClassifier:

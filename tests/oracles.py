@@ -47,8 +47,7 @@ class Mixture:
 
     def denoiser(self, variance: str = "fixed_small") -> Denoiser:
         C, size = self.means.shape[1], self.means.shape[2]
-        network = Exact(lambda x_t, t, y=None: self.eps(x_t, t), in_channels=C, out_channels=C, image_size=size)
-        return Denoiser(network, self.schedule, variance)  # type: ignore[arg-type]
+        return Denoiser(Exact(lambda x_t, t, y=None: self.eps(x_t, t)), self.schedule, (C, size, size), variance)
 
     def classifier(self) -> NoisyClassifier:
         K, C, size, _ = self.means.shape

@@ -3,17 +3,19 @@ from __future__ import annotations
 
 import torch
 
-from guided_sample.denoiser import Denoiser
+from guided_sample.denoiser import unet_denoiser
+from guided_sample.loaders.loaded import Advice, LoadedModel
 from guided_sample.unet import UNet, UNetConfig
 from noisy_clf.checkpoint import ModelFolder, config_from
 from noisy_clf.errors import UserError
 
 
-def load_model_folder(folder: ModelFolder) -> Denoiser:
+def load_model_folder(folder: ModelFolder) -> LoadedModel:
     config = folder.config
+    advice = config_from(Advice, config.get("sampling") or {}, folder.path)
     fields = dict(config["network"])
-    if fields.pop("type", None) != "UNet" or config.get("predicts") != "eps":
-        raise UserError(f"{folder.path}: unknown type of denoiser; there is: a UNet that predicts eps.")
+    if fields.pop("type", None) != "UNet":
+        raise UserError(f"{folder.path}: unknown type of denoiser; there is: UNet.")
     with torch.device("meta"):
         network = UNet(config_from(UNetConfig, fields, folder.path))
     folder.load_weights(network)
@@ -21,4 +23,6 @@ def load_model_folder(folder: ModelFolder) -> Denoiser:
     K, names = network.config.num_classes or 0, folder.class_names
     if len(names) != K:
         raise UserError(f"{folder.path}: the denoiser has {K} classes but {len(names)} class names.")
-    return Denoiser(network, folder.schedule, str(config.get("variance")), names or None)
+    denoiser = unet_denoiser(network, folder.schedule, str(config.get("variance")), predicts=str(config.get("predicts")),
+                             class_names=names or None, rescaled_t=bool(config.get("rescaled_t")))
+    return LoadedModel(denoiser, folder.digest, denoiser.config(), advice)

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from guided_sample.denoiser import Denoiser
+from guided_sample.denoiser import unet_denoiser
 from guided_sample.guidance import ClassifierGuidance
 from guided_sample.posterior import reverse_steps
 from guided_sample.samplers import ddim, ddpm
@@ -41,7 +41,7 @@ def test_trajectory(name):
     theirs = INDEX["samplers"][name]
     expected = arrays(theirs["file"])
     schedule = NoiseSchedule.named(theirs["schedule"], theirs["T"])
-    denoiser = Denoiser(unet(theirs["unet"]), schedule, theirs["variance"])
+    denoiser = unet_denoiser(unet(theirs["unet"]), schedule, theirs["variance"])
     classifier = NoisyClassifier(encoder(theirs["encoder"]), schedule, tuple("0123456789"))
     guide = ClassifierGuidance(classifier, expected["y"], theirs["scale"])
     draws = iter([expected["x_T"], *expected["noise"]])
