@@ -10,21 +10,29 @@ import torch
 
 from guided_sample.denoiser import Denoiser, unet_denoiser
 from guided_sample.guidance import refuse_mismatch
-from guided_sample.loaders import load_model
+from guided_sample.loaders import LoadedModel, load_model
+from guided_sample.loaders.released import MODELS, table
 from guided_sample.objective import denoiser_task
 from guided_sample.output import OutputFolder
 from guided_sample.posterior import reverse_steps
 from guided_sample.recipes import DENOISERS
-from guided_sample.run import Experiment, Labels, default_out, sample_run
+from guided_sample.run import DTYPES, Experiment, Labels, default_out, sample_run
+from guided_sample.sanity import misconfigured
 from guided_sample.timesteps import kept_timesteps
 from guided_sample.unet import UNet, UNetConfig
-from noisy_clf.checkpoint import ModelFolder
-from noisy_clf.classifier import class_index, load_classifier
+from guided_sample.upsample import refuse_misfit
+from noisy_clf.classifier import class_index
 from noisy_clf.cli_options import DATA, NETWORK, SCHEDULE, TRAINING, options, resolve, schedule_option
 from noisy_clf.datasets import load_dataset
 from noisy_clf.device import exact_float32, pick_device
+from noisy_clf.foreign.download import cache_folder, source
 from noisy_clf.errors import FriendlyCommand, UserError
+from noisy_clf.foreign.settings import read_settings
+from noisy_clf.loaders import load_classifier_whole
+from noisy_clf.torso import store_torso_as
 from noisy_clf.training import train
+
+LARGEST_PUBLISHED_SCALE = 4
 
 
 def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
@@ -33,11 +41,26 @@ def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> f
     return value
 
 
+def list_models(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(table())
+        click.echo(f"\nScale and steps: the defaults, for --sampler ddpm | ddim. The cache is {cache_folder()}; for another "
+                   f"folder, or another source than {source()}, set GUIDED_SAMPLE_CACHE or GUIDED_SAMPLE_MIRROR.")
+        ctx.exit()
+
+
 @click.command(cls=FriendlyCommand)
-@click.option("--model", default="digits", show_default=True, help="The denoiser: a bundled model's name, or a path.")
+@click.option("--model", default="imagenet256-uncond", show_default=True,
+              help="The denoiser: a released or bundled model's name, or a path (a run, a diffusers folder, a .pt file).")
+@click.option("--model-config", metavar="FILE", help="For a .pt file: what its tensors do not tell, as TOML or JSON (heads, "
+              "attention_order, schedule, T, ...), or the released model whose settings it has.")
+@click.option("--model-flags", metavar="FLAGS", help="The same, as the flags that guided-diffusion trained it with, quoted.")
 @click.option("--classifier", help="The noisy classifier: a name or a path. [default: the one that goes with the model]")
-@click.option("--class", "classes", multiple=True, default=["all"], show_default=True, metavar="CLASS",
-              help="A number, a name, several (3,7 or given again), all in turn, random, or none.")
+@click.option("--classifier-config", metavar="FILE", help="As --model-config, for the classifier.")
+@click.option("--classifier-flags", metavar="FLAGS", help="As --model-flags, for the classifier.")
+@click.option("--class", "classes", multiple=True, metavar="CLASS",
+              help="A number, a name, a WordNet id, several (3,7 or given again), all in turn, random, or none. "
+                   "[default: all, or none where there are none]")
 @click.option("--scale", type=float, callback=finite, help="Guidance scale; 0: no guidance. [default: the model's]")
 @click.option("--sampler", type=click.Choice(["ddpm", "ddim"]), default="ddpm", show_default=True)
 @click.option("--steps", help="Timesteps to keep: 250, or ddim25 (a whole number apart), or 90,60,60,20,20 (so many in "
@@ -50,21 +73,32 @@ def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> f
 @click.option("--num-samples", type=click.IntRange(min=1), help="[default: 16, or two of each of several classes]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True,
               help="Images at a time; they come out the same for any.")
+@click.option("--upsample", is_flag=False, flag_value="", metavar="[MODEL]",
+              help="Then enlarge the samples with the model's upsampler, or with this one, into OUT/upsampled.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the images. [default: samples/ and the settings]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--precision", type=click.Choice(["float32", "bf16"]), default="float32", show_default=True)
-def guided_sample(model: str, classifier: str | None, classes: tuple[str, ...], scale: float | None, sampler: str,
-                  steps: str | None, eta: float, grad_at: str, clip: bool, num_samples: int | None, batch_size: int,
-                  seed: int, out: Path | None, device: str, precision: str) -> None:
+@click.option("--check/--no-check", default=True, show_default=True,
+              help="Try the denoiser on a batch of noised pictures first, and tell if it seems to be mis-configured.")
+@click.option("--list-models", is_flag=True, is_eager=True, expose_value=False, callback=list_models,
+              help="Show the released models, their settings and results, and exit.")
+def guided_sample(model: str, model_config: str | None, model_flags: str | None, classifier: str | None,
+                  classifier_config: str | None, classifier_flags: str | None, classes: tuple[str, ...], scale: float | None,
+                  sampler: str, steps: str | None, eta: float, grad_at: str, clip: bool, num_samples: int | None,
+                  batch_size: int, upsample: str | None, seed: int, out: Path | None, device: str, precision: str,
+                  check: bool) -> None:
     """Sample images of a class from a diffusion model, guided by a noisy classifier.
 
-    The same command again finishes what is missing; a larger --num-samples adds to it.
+    Released models are downloaded on first use. The same command again finishes what is missing; a larger --num-samples
+    adds to it.
 
     \b
-    guided-sample --model digits --class 3 --scale 5
-    guided-sample --class three --class 8 --sampler ddim --steps ddim25 --num-samples 40
+    guided-sample --class 207 --scale 10
+    guided-sample --class "golden retriever" --model imagenet64 --upsample
+    guided-sample --model digits --class three --class 8 --sampler ddim --steps ddim25
     guided-sample --model runs/my-ddpm --classifier runs/my-classifier --class all --seed 1
+    guided-sample --model ema_0.9999_500000.pt --model-flags "--image_size 64 --num_channels 128 --num_heads 4 ..."
     """
     if sampler == "ddpm" and eta:
         raise click.BadParameter("eta belongs to --sampler ddim.", param_hint="--eta")
@@ -72,33 +106,82 @@ def guided_sample(model: str, classifier: str | None, classes: tuple[str, ...], 
         raise click.BadParameter("DDIM shifts eps at x_t; mean belongs to --sampler ddpm.", param_hint="--grad-at")
     where = pick_device(device)
     exact_float32()
-    loaded = load_model(model)
+    loaded = load_model(model, read_settings(model_config, model_flags, "denoiser"))
     denoiser, advice = loaded.denoiser, loaded.advice
+    if denoiser.small_size is not None:
+        raise UserError(f"{model} is an upsampler, a second stage; give it as --upsample {model}, after a --model of "
+                        f"{denoiser.small_size} pixels.")
+    classifier_settings = read_settings(classifier_config, classifier_flags, "classifier")
     classifier = advice.classifier if classifier is None else classifier
-    wanted = [text.strip() for text in classes]
+    wanted = [text.strip() for text in classes] or ["none" if classifier is None and not denoiser.class_names else "all"]
     guide = None
     if wanted != ["none"] and classifier is not None:
-        guide = load_classifier(classifier)
-        refuse_mismatch(denoiser, guide)
-    labels = parse_labels(wanted, guide.class_names if guide else denoiser.class_names, denoiser, model)
+        guide = load_classifier_whole(classifier, classifier_settings)
+        refuse_mismatch(denoiser, guide.classifier)
+    class_names = guide.classifier.class_names if guide else denoiser.class_names
+    labels = parse_labels(wanted, class_names, denoiser, model)
     scale = 0.0 if wanted == ["none"] else advice.scale_for(sampler) if scale is None else scale
     if guide is None and scale:
         raise UserError(f"{model} comes with no classifier; give --classifier, or --scale 0 to sample without guidance.")
+    if denoiser.class_names and scale > LARGEST_PUBLISHED_SCALE:
+        click.echo(f"Note: {model} is class-conditional; such models were published with scales of 0.5 to "
+                   f"{LARGEST_PUBLISHED_SCALE}, and {scale:g} is more usual for unconditional ones.", err=True)
+    second = None if upsample is None else load_upsampler(upsample, model, denoiser, class_names if labels.any else None)
     spec = advice.steps_for(sampler, denoiser.schedule.T) if steps is None else steps
     timesteps = kept_timesteps(spec, denoiser.schedule.T)
     num_samples = num_samples or (2 * len(labels.classes) if 2 <= len(labels.classes) <= 16 else 16)
     out = out or default_out(model, wanted, sampler, spec, scale, seed)
-    output = OutputFolder(out, {
-        "model_digest": loaded.digest,
-        "classifier_digest": ModelFolder.open(classifier, "classifier").digest if guide and classifier else None,
+    options = {
+        "model_digest": loaded.digest, "model_config": without_names(loaded.config),
+        "classifier_digest": guide.digest if guide else None,
+        "classifier_config": without_names(guide.config) if guide else None,
         "class": labels.classes or wanted, "scale": scale, "sampler": sampler, "timesteps": timesteps, "eta": eta,
-        "grad_at": grad_at, "clip": clip, "seed": seed, "precision": precision},
-        about={"model": model, "classifier": classifier if guide else None})
-    denoiser.network.to(where)
-    experiment = Experiment(denoiser, guide.to(where) if guide else None, labels, sampler,
+        "grad_at": grad_at, "clip": clip, "seed": seed, "precision": precision}
+    output = OutputFolder(out, options, about={"model": model, "classifier": classifier if guide else None})
+    prepare(denoiser, where, precision, check and bool(output.missing(num_samples)), model)
+    if guide:
+        guide.classifier.to(where)
+        if precision != "float32":
+            store_torso_as(DTYPES[precision], guide.classifier.network)
+    experiment = Experiment(denoiser, guide.classifier if guide else None, labels, sampler,
                             reverse_steps(denoiser.schedule, timesteps), scale, seed, where, eta, grad_at, clip, precision)
     sample_run(experiment, num_samples, batch_size, output)
+    if second:
+        upsampler, name = second.denoiser, upsample or MODELS[model].upsampler
+        denoiser.network.to("cpu")
+        T = upsampler.schedule.T
+        timesteps = kept_timesteps(second.advice.steps_for(sampler, T) if steps is None else steps, T)
+        large = OutputFolder(out / "upsampled", options | {
+            "scale": 0.0, "timesteps": timesteps, "upsampler_digest": second.digest,
+            "upsampler_config": without_names(second.config)}, about={"model": model, "upsampler": name})
+        prepare(upsampler, where, precision, check and bool(large.missing(num_samples)), str(name))
+        sample_run(Experiment(upsampler, None, labels, sampler, reverse_steps(upsampler.schedule, timesteps), 0.0, seed,
+                              where, eta, "x_t", clip, precision, output.images), num_samples, batch_size, large)
+        out = large.path
     click.echo(f"{num_samples} images in {out}: look at {out / 'grid.png'}")
+
+
+def load_upsampler(name: str, model: str, denoiser: Denoiser, class_names: tuple[str, ...] | None) -> LoadedModel:
+    if not name:
+        name = (MODELS[model].upsampler if model in MODELS else None) or ""
+        if not name:
+            raise UserError(f"{model} has no upsampler of its own; name one: --upsample imagenet64-256.")
+    loaded = load_model(name)
+    refuse_misfit(loaded.denoiser, denoiser, class_names)
+    return loaded
+
+
+def prepare(denoiser: Denoiser, where: torch.device, precision: str, check: bool, name: str) -> None:
+    """Takes the denoiser to the device and to the precision, and tries it there."""
+    denoiser.network.to(where)
+    if precision != "float32":
+        store_torso_as(DTYPES[precision], denoiser.network)
+    if check and (doubt := misconfigured(denoiser, where, DTYPES[precision])):
+        click.echo(f"Warning: {name} {doubt}", err=True)
+
+
+def without_names(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "class_names"}
 
 
 def parse_labels(wanted: list[str], class_names: tuple[str, ...] | None, denoiser: Denoiser, model: str) -> Labels:

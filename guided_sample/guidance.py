@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from guided_sample.denoiser import Denoiser
-from noisy_clf.classifier import NoisyClassifier
+from noisy_clf.classifier import NoisyClassifier, nameless
 from noisy_clf.errors import UserError
 
 Guidance = Callable[[Tensor, Tensor], Tensor]
@@ -55,6 +55,8 @@ def refuse_mismatch(denoiser: Denoiser, classifier: NoisyClassifier) -> None:
                                ("number of channels", classifier.channels, denoiser.channels)):
         if theirs != ours:
             raise UserError(f"the classifier's {what} is {theirs} and the denoiser's {ours}; they must be the same.")
-    if denoiser.class_names and denoiser.class_names != classifier.class_names:
-        raise UserError(f"the classifier's {len(classifier.class_names)} classes ({classifier.class_names[0]}, ...) are "
-                        f"not the denoiser's {len(denoiser.class_names)} ({denoiser.class_names[0]}, ...).")
+    of_classifier, of_denoiser = classifier.class_names, denoiser.class_names
+    if of_denoiser and (len(of_denoiser) != len(of_classifier) or of_denoiser != of_classifier
+                        and not nameless(of_denoiser) and not nameless(of_classifier)):
+        raise UserError(f"the classifier's {len(of_classifier)} classes ({of_classifier[0]}, ...) are not the denoiser's "
+                        f"{len(of_denoiser)} ({of_denoiser[0]}, ...).")

@@ -11,10 +11,14 @@ Noise = Callable[[], Tensor]
 
 
 class SampleNoise:
-    """Standard normal draws, float32 [B,*shape]: the first is x_T, the next ones the steps' noise, from (seed, index) alone."""
+    """Standard normal draws, float32 [B,*shape]: the first is x_T, the next ones the steps' noise, from (seed, index) alone.
 
-    def __init__(self, seed: int, indices: Sequence[int], shape: tuple[int, ...], device: torch.device) -> None:
-        self.streams = [np.random.default_rng([seed, index]) for index in indices]
+    stream  a word of seeds more, for noise that is independent of the sample's other noise
+    """
+
+    def __init__(self, seed: int, indices: Sequence[int], shape: tuple[int, ...], device: torch.device,
+                 stream: Sequence[int] = ()) -> None:
+        self.streams = [np.random.default_rng([seed, index, *stream]) for index in indices]
         self.shape, self.device = shape, device
 
     def __call__(self) -> Tensor:

@@ -7,10 +7,12 @@ from __future__ import annotations
 import json
 import math
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.lib import format as npy
 from PIL import Image
 from torch import Tensor
@@ -81,6 +83,10 @@ class OutputFolder:
             raise UserError(f"{self.image_path(index)} is damaged ({error}); remove it, and the same command makes it "
                             f"again.") from error
         return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """Finished samples as a network sees them, [B,C,H,W] in [-1,1]. (ADM's program, when it upsamples)"""
+        return torch.from_numpy(np.stack([self.read(index) for index in indices])).permute(0, 3, 1, 2) / 127.5 - 1
 
     def finish(self, num_samples: int, columns: int, report: dict[str, Any]) -> None:
         """Writes samples.npz, grid.png, the lines in order, and the manifest, all from the finished samples."""

@@ -19,10 +19,13 @@ from guided_sample.noise import SampleNoise, random_label
 from guided_sample.output import OutputFolder, to_pixels
 from guided_sample.posterior import Step
 from guided_sample.samplers import Moment, ddim, ddpm
+from guided_sample.upsample import enlarging
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.errors import UserError
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} [{elapsed}<{remaining}, {rate_fmt}]"
+DRAWING: tuple[int, ...] = ()  # the noise's streams; (1,) is that of random labels
+UPSAMPLING: tuple[int, ...] = (2,)
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -32,6 +35,10 @@ class Labels:
 
     classes: tuple[int, ...] = ()
     K: int = 0
+
+    @property
+    def any(self) -> bool:
+        return bool(self.classes or self.K)
 
     def of(self, index: int, seed: int) -> int | None:
         if self.classes:
@@ -48,6 +55,7 @@ class Experiment:
     scale                 of the guidance; 0: none
     eta, grad_at, clip    as the samplers take them
     precision             "float32", or "bf16": the networks under autocast
+    small                 for an upsampler: indices -> the images to enlarge [B,C,h,w] in [-1,1]
     """
 
     denoiser: Denoiser
@@ -62,17 +70,21 @@ class Experiment:
     grad_at: str = "x_t"
     clip: bool = True
     precision: str = "float32"
+    small: Callable[[Sequence[int]], Tensor] | None = None
 
     def moments(self, indices: Sequence[int], y: Tensor | None) -> Iterator[Moment]:
         """The sampler on the samples of these indices, guided towards y [B] given a class, a classifier and a scale."""
-        noise = SampleNoise(self.seed, indices, self.denoiser.shape, self.device)
+        denoiser, stream = self.denoiser, DRAWING
+        if self.small is not None:
+            denoiser, stream = enlarging(denoiser, self.small(indices).to(self.device)), UPSAMPLING
+        noise = SampleNoise(self.seed, indices, denoiser.shape, self.device, stream)
         guide = None
         if self.classifier is not None and y is not None and self.scale != 0:
             guide = ClassifierGuidance(self.classifier, y, self.scale)
-        y = y if self.denoiser.class_names else None
+        y = y if denoiser.class_names else None
         if self.sampler == "ddpm":
-            return ddpm(self.denoiser, self.steps, guide, noise, y, self.clip, self.grad_at)
-        return ddim(self.denoiser, self.steps, guide, noise, y, self.clip, self.eta)
+            return ddpm(denoiser, self.steps, guide, noise, y, self.clip, self.grad_at)
+        return ddim(denoiser, self.steps, guide, noise, y, self.clip, self.eta)
 
     def draw(self, indices: Sequence[int], after_step: Callable[[], object]) -> list[tuple[dict[str, Any], np.ndarray]]:
         """(its line for samples.jsonl, uint8 [H,W,C]) of each sample."""

@@ -51,7 +51,8 @@ class UNet(nn.Module):
         h = self.middle_block(h, emb)
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb)
-        return self.out(h)
+        with torch.autocast(h.device.type, enabled=False):  # the head in float32 whatever the blocks computed in
+            return self.out(h.float())
 
 
 def up_path(config: UNetConfig, skip_widths: list[int]) -> nn.ModuleList:

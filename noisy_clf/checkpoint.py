@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from noisy_clf.errors import UserError
 from noisy_clf.files import atomic_write, read_json, write_json
+from noisy_clf.foreign.released import RELEASED
 from noisy_clf.schedule import NoiseSchedule
 
 Kind = Literal["classifier", "denoiser"]
@@ -45,13 +46,10 @@ def find_model(name_or_path: str | Path, kind: Kind) -> Path:
     for folder in (path, path / "best"):
         if (folder / CONFIG).is_file():
             return folder
-    names = ", ".join(bundled_models(kind))
+    names = ", ".join([*bundled_models(kind), *RELEASED[kind]])
     if path.is_dir():
         raise UserError(f"{path} is a folder without a {CONFIG}: neither a model nor a training run "
                         f"that has validated once; give a {kind}'s folder, or one of the names: {names}.")
-    if path.is_file():
-        raise UserError(f"{path} is a file, but a {kind} is a folder with {CONFIG} and {WEIGHTS}; "
-                        f"give such a folder, or one of the names: {names}.")
     raise UserError(f"there is no {kind} {str(name_or_path)!r}; the names are: {names}; "
                     f"a path to a {kind}'s folder works too.")
 
@@ -98,11 +96,7 @@ class ModelFolder:
         """SHA-256 of the weights' file."""
         if not (self.path / WEIGHTS).is_file():
             raise UserError(f"{self.path / WEIGHTS} is missing.")
-        digest = hashlib.sha256()
-        with open(self.path / WEIGHTS, "rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-        return digest.hexdigest()
+        return file_digest(self.path / WEIGHTS)
 
     def load_weights(self, network: nn.Module) -> None:
         """Gives the network its weights; a missing, extra or differently shaped tensor is refused by name."""
@@ -116,6 +110,15 @@ class ModelFolder:
             raise UserError(f"{path} is not a whole safetensors file ({error}); copy or train it again.") from error
         refuse_other_tensors(path, tensors, network.state_dict())
         network.load_state_dict(tensors, assign=True)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def refuse_other_tensors(path: Path, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:

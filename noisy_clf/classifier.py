@@ -2,16 +2,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from noisy_clf.checkpoint import ModelFolder, config_from
-from noisy_clf.encoder_unet import EncoderUNet, EncoderUNetConfig
+from noisy_clf import imagenet
+from noisy_clf.encoder_unet import EncoderUNet
 from noisy_clf.errors import UserError
 from noisy_clf.schedule import NoiseSchedule
 
@@ -47,16 +46,9 @@ class NoisyClassifier(nn.Module):
                 "schedule": self.schedule.to_config(), "class_names": list(self.class_names)}
 
 
-def load_classifier(name_or_path: str | Path) -> NoisyClassifier:
-    """A bundled classifier by name, or one from its folder; frozen and in evaluation mode."""
-    folder = ModelFolder.open(name_or_path, "classifier")
-    fields = dict(folder.config["network"])
-    if fields.pop("type", None) != "EncoderUNet":
-        raise UserError(f"{folder.path}: unknown type of classifier; there is: EncoderUNet.")
-    with torch.device("meta"):
-        network = EncoderUNet(config_from(EncoderUNetConfig, fields, folder.path))
-    folder.load_weights(network)
-    return NoisyClassifier(network, folder.schedule, folder.class_names).eval().requires_grad_(False)
+def nameless(class_names: tuple[str, ...]) -> bool:
+    """Whether these are only the classes' numbers, as of a foreign file that tells no names."""
+    return class_names == tuple(map(str, range(len(class_names))))
 
 
 def class_index(text: str, class_names: tuple[str, ...]) -> int:
@@ -67,11 +59,32 @@ def class_index(text: str, class_names: tuple[str, ...]) -> int:
             return int(text)
         raise UserError(f"there is no class {text}; the classes are 0 to {K - 1}"
                         + (f" ({', '.join(class_names)})." if K <= 20 else "."))
-    lower = [name.lower() for name in class_names]
-    if text.strip().lower() in lower:
-        return lower.index(text.strip().lower())
-    near = difflib.get_close_matches(text.strip().lower(), lower, n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(class_names[lower.index(name)] for name in near)}?" if near else \
-        f"the classes are {', '.join(class_names)}, or 0 to {K - 1}." if K <= 20 else \
+    text, lower = text.strip(), [name.lower() for name in class_names]
+    if text.lower() in lower:
+        return lower.index(text.lower())
+    words: dict[str, int | list[int]] = dict(zip(lower, range(K)))
+    if K > 20 or any(re.fullmatch(r"n\d{8}", name) for name in class_names):  # not for ten digits: it takes a second
+        words |= imagenet_words(class_names)
+    meant = words.get(text.lower())
+    if isinstance(meant, int):
+        return meant
+    if meant:
+        raise UserError(f"{text!r} is the name of {len(meant)} classes: "
+                        f"{' and '.join(f'{i} {class_names[i]}' for i in meant)}; give the number.")
+    near = difflib.get_close_matches(text.lower(), words, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(class_names[lower.index(word)] if word in lower else word for word in near)}?" \
+        if near else f"the classes are {', '.join(class_names)}, or 0 to {K - 1}." if K <= 20 else \
         f"the classes are 0 to {K - 1}, {class_names[0]} to {class_names[-1]}."
     raise UserError(f"there is no class {text!r}; {hint}")
+
+
+def imagenet_words(class_names: tuple[str, ...]) -> dict[str, int | list[int]]:
+    """WordNet ids and words (lower case) for those of the classes that are ImageNet's: a class, or several."""
+    position = {name: i for i, name in enumerate(class_names)}
+    names, ids = imagenet.class_names(), [id for id, _ in imagenet.synsets()]
+    found: dict[str, int | list[int]] = {}
+    for word, classes in imagenet.meanings().items():
+        here = [position[name] for i in classes for name in (names[i], ids[i]) if name in position]
+        if here:
+            found[word] = here[0] if len(here) == 1 else here
+    return found

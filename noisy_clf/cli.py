@@ -8,7 +8,8 @@ import click
 import torch
 
 from noisy_clf import evaluation
-from noisy_clf.classifier import NoisyClassifier, load_classifier
+from noisy_clf.classifier import NoisyClassifier
+from noisy_clf.loaders import load_classifier
 from noisy_clf.cli_options import DATA, NETWORK, SCHEDULE, TRAINING, Numbers, options, resolve, schedule_option
 from noisy_clf.datasets import DATASETS, load_dataset
 from noisy_clf.device import exact_float32, pick_device

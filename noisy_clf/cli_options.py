@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from noisy_clf import datasets
-from noisy_clf.checkpoint import ModelFolder
+from noisy_clf.loaders import denoiser_schedule
 from noisy_clf.recipes import Recipe
 from noisy_clf.schedule import SCHEDULES, NoiseSchedule
 from noisy_clf.training import TrainingConfig
@@ -84,7 +84,7 @@ def schedule_option(recipe: Recipe, name: str | None, T: int | None, schedule_fr
         if name or T is not None:
             raise click.UsageError("--schedule-from brings schedule and T of its own; "
                                    "leave out --noise-schedule and --timesteps.")
-        return ModelFolder.open(schedule_from, "denoiser").schedule
+        return denoiser_schedule(schedule_from)
     return NoiseSchedule.named(name or recipe.schedule, 1000 if T is None else T)
 
 

@@ -50,8 +50,9 @@ class EncoderUNet(nn.Module):
             h = block(h, emb)
             outputs.append(h)
         if self.config.pool.startswith("spatial"):
-            return self.out(torch.cat([output.mean(dim=(2, 3)) for output in outputs], dim=1))
-        return self.out(h)
+            h = torch.cat([output.float().mean(dim=(2, 3)) for output in outputs], dim=1)
+        with torch.autocast(h.device.type, enabled=False):  # the head in float32 whatever the blocks computed in
+            return self.out(h.float())
 
 
 def pooling_head(config: EncoderUNetConfig, block_widths: list[int]) -> nn.Sequential:

@@ -4,6 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
+import torch
 from torch import nn
 
 from noisy_clf.errors import UserError
@@ -113,6 +114,15 @@ def down_path(config: TorsoConfig) -> tuple[nn.ModuleList, list[int]]:
                 else Downsample(width if config.resample == "conv" else None)))
             widths.append(width)
     return nn.ModuleList(blocks), widths
+
+
+def store_torso_as(dtype: torch.dtype, network: nn.Module) -> None:
+    """The weights of the blocks in half precision, for a network that runs under autocast, which would convert them anew
+    at every step. Norms, the time embedding's first layers and the head stay float32, as in ADM's program."""
+    for path in ("input_blocks", "middle_block", "output_blocks"):
+        for module in getattr(network, path, nn.ModuleList()).modules():
+            if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+                module.to(dtype)
 
 
 def middle(config: TorsoConfig) -> TimeSequential:

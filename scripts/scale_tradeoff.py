@@ -24,7 +24,7 @@ from guided_sample.noise import SampleNoise
 from guided_sample.posterior import reverse_steps
 from guided_sample.samplers import ddim, ddpm
 from guided_sample.timesteps import kept_timesteps
-from noisy_clf.classifier import load_classifier
+from noisy_clf.loaders import load_classifier
 from noisy_clf.datasets import load_dataset, to_x_0
 from noisy_clf.files import atomic_write, write_json
 

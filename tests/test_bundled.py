@@ -8,7 +8,7 @@ from sklearn.svm import SVC
 from guided_sample.cli import guided_sample
 from guided_sample.loaders import load_model
 from noisy_clf.checkpoint import BUNDLED, bundled_models
-from noisy_clf.classifier import load_classifier
+from noisy_clf.loaders import load_classifier
 from noisy_clf.datasets import load_dataset
 from noisy_clf.evaluation import evaluate
 

@@ -4,18 +4,33 @@ from __future__ import annotations
 from pathlib import Path
 
 from guided_sample.denoiser import Denoiser
+from guided_sample.loaders.diffusers_folder import is_diffusers_folder, load_diffusers_folder
+from guided_sample.loaders.guided_diffusion import denoiser_from_file
 from guided_sample.loaders.loaded import Advice, LoadedModel
 from guided_sample.loaders.model_folder import load_model_folder
+from guided_sample.loaders.released import MODELS
 from noisy_clf.checkpoint import ModelFolder
+from noisy_clf.foreign.settings import Settings
+from noisy_clf.loaders import released_or_bare_file
 
 __all__ = ["Advice", "LoadedModel", "load_denoiser", "load_model"]
 
 
-def load_model(name_or_path: str | Path) -> LoadedModel:
-    """A bundled model by name, or one from its folder or from its training run's."""
+def load_model(name_or_path: str | Path, settings: Settings | None = None) -> LoadedModel:
+    """A bundled or released model by name, or one from its folder, its training run's, a diffusers folder or a .pt file.
+
+    settings  for a bare .pt file, what the shapes of its tensors do not tell (`noisy_clf/foreign/settings.py`)
+    """
+    file = released_or_bare_file(name_or_path, settings, "denoiser")
+    if file is not None:
+        denoiser = denoiser_from_file(file.path, file.settings)
+        advice = MODELS[str(name_or_path)].advice if file.in_cache else Advice()
+        return LoadedModel(denoiser, file.digest(), denoiser.config(), advice)
+    if is_diffusers_folder(Path(name_or_path)):
+        return load_diffusers_folder(Path(name_or_path))
     return load_model_folder(ModelFolder.open(name_or_path, "denoiser"))
 
 
-def load_denoiser(name_or_path: str | Path) -> Denoiser:
+def load_denoiser(name_or_path: str | Path, settings: Settings | None = None) -> Denoiser:
     """The frozen denoiser of that name or path, in evaluation mode, on the CPU."""
-    return load_model(name_or_path).denoiser
+    return load_model(name_or_path, settings).denoiser

@@ -31,7 +31,7 @@ class Advice:
             raise UserError(f"\"sampling\" must hold a classifier's name, a scale and steps by sampler, not {asdict(self)}.")
 
     def scale_for(self, sampler: str) -> float:
-        return self.scale.get(sampler, 1.0) if isinstance(self.scale, dict) else self.scale
+        return self.scale.get(sampler, self.scale.get("ddpm", 1.0)) if isinstance(self.scale, dict) else self.scale
 
     def steps_for(self, sampler: str, T: int) -> str:
         """The advised --steps, or else ADM's, as near as T timesteps allow."""

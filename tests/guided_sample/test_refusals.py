@@ -77,7 +77,7 @@ def test_models_that_do_not_fit_or_are_damaged(denoiser_folder, classifier_folde
     Path("empty").mkdir()
     assert_refused(run("--model", "empty"), "empty is a folder without a config.json")
     Path("file.pt").write_bytes(b"x")
-    assert_refused(run("--model", "file.pt"), "file.pt is a file, but a denoiser is a folder")
+    assert_refused(run("--model", "file.pt"), "file.pt is not a checkpoint of torch, or is damaged")
     torn = stored(tiny_denoiser(), Path("torn"))
     (torn / "model.safetensors").write_bytes((torn / "model.safetensors").read_bytes()[:5000])
     assert_refused(run("--model", torn, "--class", "none"), "torn/model.safetensors is not a whole safetensors file")

@@ -31,5 +31,5 @@ def test_class_conditional_ddpm_is_sampled_by_class():
 
 
 def test_help_shows_examples():
-    assert "guided-sample --model digits --class 3 --scale 5" in run("--help").output
+    assert "guided-sample --class 207 --scale 10" in run("--help").output
     assert "train-ddpm --dataset digits" in invoke(train_ddpm, "--help").output

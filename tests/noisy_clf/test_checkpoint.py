@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from noisy_clf import checkpoint, files
 from noisy_clf.checkpoint import ModelFolder, find_model, save_model
-from noisy_clf.classifier import NoisyClassifier, load_classifier
+from noisy_clf.classifier import NoisyClassifier
+from noisy_clf.loaders import load_classifier
 from noisy_clf.errors import UserError
 from noisy_clf.schedule import NoiseSchedule
 from tests.noisy_clf.conftest import TouchesAFile, snapshot
@@ -110,7 +111,7 @@ def test_a_model_is_found_by_its_folder_and_by_its_runs_folder(model: Path) -> N
 
 
 def test_an_unknown_name_is_answered_with_the_names_and_that_a_path_works(bundled: Path) -> None:
-    with pytest.raises(UserError, match="no classifier 'digitz'; the names are: tiny; a path to a classifier's folder works"):
+    with pytest.raises(UserError, match="no classifier 'digitz'; the names are: tiny, imagenet64, .*; a path to a classifier's folder works"):
         load_classifier("digitz")
 
 
@@ -120,7 +121,7 @@ def test_a_name_of_the_other_kind_is_not_found(bundled: Path) -> None:
 
 
 def test_a_file_in_place_of_a_folder_is_refused(model: Path, bundled: Path) -> None:
-    with pytest.raises(UserError, match="model.safetensors is a file, but a classifier is a folder with .*: tiny"):
+    with pytest.raises(UserError, match="model.safetensors is part of a model that is a folder; give the folder"):
         load_classifier(bundled / "model.safetensors")
 
 

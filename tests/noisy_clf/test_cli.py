@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noisy_clf.classifier import load_classifier
+from noisy_clf.loaders import load_classifier
 from noisy_clf.cli import eval_noisy_clf, train_noisy_clf
 from noisy_clf.datasets import digits
 from noisy_clf.evaluation import as_json, evaluate

@@ -1,0 +1,251 @@
+"""Denoisers of diffusers: a folder with a UNet2DModel and the scheduler that it was trained with.
+
+Diffusers builds the network; all that it is built from is read here, so that nothing is fetched, no code in a file is run, and
+what would change the numbers without our knowing is refused by name.
+"""
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from guided_sample.denoiser import Denoiser
+from guided_sample.loaders.loaded import LoadedModel
+from noisy_clf.checkpoint import file_digest
+from noisy_clf.errors import UserError
+from noisy_clf.files import read_json
+from noisy_clf.foreign.torch_file import give_tensors, one_line, read_tensors
+from noisy_clf.schedule import SCHEDULES, NoiseSchedule, cosine_betas
+
+INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
+WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")  # the first that is there, as in diffusers
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # attention, before diffusers 0.13
+
+PREDICTS = {"epsilon": "eps", "v_prediction": "velocity", "sample": "x_0"}
+BETA_SCHEDULES: dict[str, Callable[[float, float, int], np.ndarray]] = {  # the middle two: latent-diffusion's, GeoDiff's
+    "linear": np.linspace, "scaled_linear": lambda start, end, T: np.linspace(start ** 0.5, end ** 0.5, T) ** 2,
+    "sigmoid": lambda start, end, T: start + (end - start) / (1 + np.exp(-np.linspace(-6, 6, T))),
+    "squaredcos_cap_v2": lambda start, end, T: cosine_betas(T)}
+# `fixed_large_log` of diffusers is the root of a logarithm, which is NaN: here it is what its name says
+VARIANCES = {"fixed_small": "fixed_small", "fixed_small_log": "fixed_small", "fixed_large": "fixed_large",
+             "fixed_large_log": "fixed_large", "learned": "learned", "learned_range": "learned_range"}
+
+# the scheduler's settings: those that say what the model is; those that must be off; those of a sampler, ours to choose
+FACTS = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "trained_betas": None,
+         "prediction_type": "epsilon", "variance_type": None}
+OFF = ("rescale_betas_zero_snr", "thresholding")
+OF_THE_SAMPLER = ("timestep_spacing", "steps_offset", "set_alpha_to_one", "clip_sample", "clip_sample_range",
+                  "dynamic_thresholding_ratio", "sample_max_value", "tensor_format")
+
+UNET_CHOICES: dict[str, tuple[Any, ...]] = {  # diffusers takes other values of some of them in silence
+    "time_embedding_type": ("positional", "learned"),  # fourier: of continuous noise levels, not finite at t = 0
+    "class_embed_type": (None,), "mid_block_type": ("UNetMidBlock2D", None), "downsample_type": ("conv", "resnet"),
+    "upsample_type": ("conv", "resnet"), "resnet_time_scale_shift": ("default", "scale_shift")}
+BLOCKS = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"),
+          "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")}
+
+
+class DiffusersUNet(nn.Module):
+    """(x_t, t, y) -> what a Denoiser's network gives: of a `learned` variance its logarithm, where theirs gives itself."""
+
+    def __init__(self, unet: nn.Module, variance: str) -> None:
+        super().__init__()
+        self.unet, self.takes_log = unet, variance == "learned"
+
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        output = self.unet(x_t, t, class_labels=y, return_dict=False)[0]
+        if self.takes_log:
+            predicted, variance = output.float().chunk(2, dim=1)
+            output = torch.cat([predicted, variance.log()], dim=1)
+        return output
+
+
+def is_diffusers_folder(path: Path) -> bool:
+    """Whether it is a pipeline's folder, or that of one of diffusers' models."""
+    if (path / INDEX).is_file():
+        return True
+    try:
+        return (path / CONFIG).is_file() and "_class_name" in read_json(path / CONFIG)
+    except UserError:  # not JSON: nobody's
+        return False
+
+
+def load_diffusers_folder(path: Path) -> LoadedModel:
+    """A pipeline's folder (unet/, scheduler/), or a UNet2DModel's own with scheduler_config.json beside its config.json."""
+    try:
+        from diffusers import UNet2DModel
+    except ImportError as error:
+        raise UserError(f"a model of diffusers needs that package, which cannot be imported ({one_line(error)}); "
+                        f"run: pip install 'guided-sample[diffusers]'.") from error
+    folder, scheduler_file = find_parts(path)
+    facts = read_scheduler(scheduler_file)
+    schedule = read_schedule(facts, scheduler_file)
+    fields = read_unet_fields(folder / CONFIG, UNet2DModel, schedule.T)
+    C, variance = fields["in_channels"], read_variance(facts["variance_type"], fields, scheduler_file)
+
+    weights = find_weights(folder)
+    try:
+        with torch.device("meta"):
+            unet: Any = UNet2DModel(**fields)
+    except Exception as error:  # whatever a configuration that contradicts itself may meet there
+        told = one_line(error).split(". ")[0]
+        raise UserError(f"{folder / CONFIG}: diffusers cannot build this UNet2DModel ({told}); mend it.") from error
+    give_tensors(unet, weights, with_new_names(read_tensors(weights)))
+
+    size, K = fields["sample_size"], fields["num_class_embeds"]
+    denoiser = Denoiser(DiffusersUNet(unet, variance).eval(), schedule, (C, size, size), variance,
+                        PREDICTS[facts["prediction_type"]], tuple(map(str, range(K))) if K else None)  # it keeps no names
+    config = denoiser.config() | {"network": {"type": "UNet2DModel", **fields}}
+    return LoadedModel(denoiser, file_digest(weights), json.loads(json.dumps(config)))
+
+
+def find_parts(path: Path) -> tuple[Path, Path]:
+    """The UNet's folder and the scheduler's file. Pipelines on the hub may be flat too."""
+    if (path / INDEX).is_file():
+        index = read_json(path / INDEX)
+        refuse_unless(path / INDEX, "_class_name", index.get("_class_name"), ("DDPMPipeline", "DDIMPipeline"))
+        others = [name for name in index if not name.startswith("_") and name not in ("unet", "scheduler")]
+        if others:  # a vae or a vqvae, say: the UNet's images are not pixels
+            raise UserError(f"{path / INDEX} has more parts than a unet and a scheduler ({', '.join(others)}), so that its "
+                            f"images are not its UNet's; give a DDPMPipeline or DDIMPipeline of pixels.")
+    folder = path / "unet" if (path / "unet").is_dir() else path
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder / CONFIG} is missing; give a folder that diffusers' save_pretrained wrote.")
+    for file in (path / "scheduler" / SCHEDULER, path / SCHEDULER):
+        if file.is_file():
+            return folder, file
+    raise UserError(f"{path} has no {SCHEDULER}, in it or in scheduler/, that tells the noise schedule; save the DDPMScheduler "
+                    f"of its training there, or give its pipeline's folder.")
+
+
+def read_scheduler(file: Path) -> dict[str, Any]:
+    """The training facts in a DDPMScheduler's or DDIMScheduler's configuration, defaults filled in."""
+    config = read_json(file)
+    refuse_unless(file, "_class_name", config.get("_class_name"), ("DDPMScheduler", "DDIMScheduler"))
+    epsilon = config.get("prediction_type", "epsilon") == "epsilon"
+    if config.pop("predict_epsilon", epsilon) != epsilon:  # of early versions
+        raise UserError(f"{file}: \"predict_epsilon\" is no longer read by diffusers; write \"prediction_type\" in its place: "
+                        f"{', '.join(PREDICTS)}.")
+    refuse_unknown(file, config, (*FACTS, *OFF, *OF_THE_SAMPLER))
+    for name in OFF:
+        if config.get(name):
+            raise UserError(f"{file}: \"{name}\" is on, which is not supported; there are only models without it.")
+    if config.get("clip_sample", True) and config.get("clip_sample_range", 1) != 1:
+        raise UserError(f"{file}: \"clip_sample_range\" {json.dumps(config['clip_sample_range'])} is not supported; there are "
+                        f"only models of images in [-1, 1], with the range 1.")
+    refuse_unless(file, "prediction_type", config.setdefault("prediction_type", "epsilon"), PREDICTS)
+    return {name: config.get(name, default) for name, default in FACTS.items()}
+
+
+def read_schedule(facts: dict[str, Any], file: Path) -> NoiseSchedule:
+    """The schedule in double precision; one that is ADM's linear or cosine schedule is called so."""
+    T, betas = facts["num_train_timesteps"], facts["trained_betas"]
+    refuse_unless_whole(file, "num_train_timesteps", T)
+    if betas is None:
+        kind = refuse_unless(file, "beta_schedule", facts["beta_schedule"], BETA_SCHEDULES)
+        for name in ("beta_start", "beta_end"):
+            if not isinstance(facts[name], int | float) or not 0 < facts[name] < 1:
+                raise UserError(f"{file}: \"{name}\" must be a number between 0 and 1, not {json.dumps(facts[name])}.")
+        betas = BETA_SCHEDULES[kind](facts["beta_start"], facts["beta_end"], T)
+    elif not isinstance(betas, list) or len(betas) != T or not all(isinstance(beta, int | float) for beta in betas):
+        raise UserError(f"{file}: \"trained_betas\" must be {T} numbers, one for each of \"num_train_timesteps\".")
+    try:
+        schedule = NoiseSchedule.from_betas(betas)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    for name in SCHEDULES:
+        with suppress(UserError):  # the linear one needs more timesteps than some have
+            if (named := NoiseSchedule.named(name, T)).same_as(schedule):
+                return named
+    return schedule
+
+
+def read_unet_fields(file: Path, UNet2DModel: Any, T: int) -> dict[str, Any]:
+    """Every argument of the UNet2DModel, diffusers' defaults filled in; sample_size as one number."""
+    config = read_json(file)
+    refuse_unless(file, "_class_name", config.get("_class_name"), ("UNet2DModel",))
+    known = {name: parameter.default for name, parameter in inspect.signature(UNet2DModel.__init__).parameters.items()
+             if name != "self"}
+    refuse_unknown(file, config, known)
+    fields = {name: config.get(name, default) for name, default in known.items()}
+    for name, possible in UNET_CHOICES.items():
+        refuse_unless(file, name, fields[name], possible)
+    for name, possible in BLOCKS.items():
+        lists = fields[name], fields["block_out_channels"]
+        if not all(isinstance(entries, list | tuple) for entries in lists) or len(lists[0]) != len(lists[1]):
+            raise UserError(f"{file}: \"{name}\" and \"block_out_channels\" must be lists of one entry for each level.")
+        for block in fields[name]:
+            refuse_unless(file, name, str(block).removeprefix("UNetRes"), possible)  # a prefix that diffusers drops as well
+    size = fields["sample_size"]
+    if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
+        size = size[0]
+    stride = 2 ** (len(fields["block_out_channels"]) - 1)
+    if type(size) is not int or size < 1 or size % stride:
+        raise UserError(f"{file}: \"sample_size\" must be one number of pixels for both sides, a multiple of {stride}, not "
+                        f"{json.dumps(size)}.")
+    for name in ("in_channels", "out_channels") + ("num_class_embeds",) * (fields["num_class_embeds"] is not None):
+        refuse_unless_whole(file, name, fields[name])
+    if fields["time_embedding_type"] == "learned":
+        refuse_unless(file, "num_train_timesteps", fields["num_train_timesteps"], (T,))
+    return fields | {"sample_size": size}
+
+
+def read_variance(kind: str | None, fields: dict[str, Any], scheduler_file: Path) -> str:
+    """Ours for diffusers' variance_type: fixed_small where none is told, as by a DDIMScheduler not made from another."""
+    C, outputs = fields["in_channels"], fields["out_channels"]
+    if kind is None and outputs == 2 * C:
+        raise UserError(f"{scheduler_file} does not say what the second half of the network's {outputs} output channels is; "
+                        f"write \"variance_type\" there: learned_range or learned.")
+    variance = VARIANCES[refuse_unless(scheduler_file, "variance_type", kind or "fixed_small", VARIANCES)]
+    wanted = 2 * C if variance.startswith("learned") else C
+    if outputs != wanted:
+        raise UserError(f"{scheduler_file}: images of {C} channels with a {variance} variance need {wanted} output channels, "
+                        f"and the network has {outputs}; one of the two files belongs to another model.")
+    return variance
+
+
+def find_weights(folder: Path) -> Path:
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    others = sorted(file.name for file in folder.glob("diffusion_*"))  # sharded, or a variant such as .fp16
+    raise UserError(f"{folder} has neither {' nor '.join(WEIGHTS)}"
+                    + (f", only {others[0]}, and sharded or variant weights are not read" if others else "")
+                    + "; save the model with save_pretrained into one file (max_shard_size=\"1000GB\", no variant).")
+
+
+def with_new_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Attention's tensors of old files (google/ddpm-*) under today's names."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        new = re.sub(r"(\.attentions\.\d+\.)(query|key|value|proj_attn)\.", lambda m: f"{m[1]}{OLD_NAMES[m[2]]}.", name)
+        renamed[name if new in tensors else new] = tensor  # with both in the file, the old one is left to be refused
+    return renamed
+
+
+def refuse_unless(file: Path, name: str, value: Any, possible: Iterable[Any]) -> Any:
+    choices = list(possible)  # a value from JSON may be a list, which no set or dictionary could be asked for
+    if value not in choices:
+        told = ", ".join("null" if choice is None else str(choice) for choice in choices)
+        raise UserError(f"{file}: \"{name}\" {json.dumps(value)} is not supported; possible: {told}.")
+    return value
+
+
+def refuse_unless_whole(file: Path, name: str, value: Any) -> None:
+    if type(value) is not int or value < 1:
+        raise UserError(f"{file}: \"{name}\" must be a whole number of at least 1, not {json.dumps(value)}.")
+
+
+def refuse_unknown(file: Path, config: dict[str, Any], known: Iterable[str]) -> None:
+    unknown = [name for name in config if name not in known and not name.startswith("_")]
+    if unknown:
+        raise UserError(f"{file}: unknown setting {', '.join(unknown)}, which may change what the model is; there are: "
+                        f"{', '.join(known)}.")
