@@ -138,9 +138,9 @@ def guided_sample(model: str, model_config: str | None, model_flags: str | None,
         "class": labels.classes or wanted, "scale": scale, "sampler": sampler, "timesteps": timesteps, "eta": eta,
         "grad_at": grad_at, "clip": clip, "seed": seed, "precision": precision}
     output = OutputFolder(out, options, about={"model": model, "classifier": classifier if guide else None})
-    prepare(denoiser, where, precision, check and bool(output.missing(num_samples)), model)
+    prepare(loaded, where, precision, check and bool(output.missing(num_samples)), model)
     if guide:
-        guide.classifier.to(where)
+        guide.classifier.to(where).to(memory_format=torch.channels_last)
         if precision != "float32":
             store_torso_as(DTYPES[precision], guide.classifier.network)
     experiment = Experiment(denoiser, guide.classifier if guide else None, labels, sampler,
@@ -154,7 +154,7 @@ def guided_sample(model: str, model_config: str | None, model_flags: str | None,
         large = OutputFolder(out / "upsampled", options | {
             "scale": 0.0, "timesteps": timesteps, "upsampler_digest": second.digest,
             "upsampler_config": without_names(second.config)}, about={"model": model, "upsampler": name})
-        prepare(upsampler, where, precision, check and bool(large.missing(num_samples)), str(name))
+        prepare(second, where, precision, check and bool(large.missing(num_samples)), str(name))
         sample_run(Experiment(upsampler, None, labels, sampler, reverse_steps(upsampler.schedule, timesteps), 0.0, seed,
                               where, eta, "x_t", clip, precision, output.images), num_samples, batch_size, large)
         out = large.path
@@ -171,13 +171,13 @@ def load_upsampler(name: str, model: str, denoiser: Denoiser, class_names: tuple
     return loaded
 
 
-def prepare(denoiser: Denoiser, where: torch.device, precision: str, check: bool, name: str) -> None:
-    """Takes the denoiser to the device and to the precision, and tries it there."""
-    denoiser.network.to(where)
-    if precision != "float32":
-        store_torso_as(DTYPES[precision], denoiser.network)
-    if check and (doubt := misconfigured(denoiser, where, DTYPES[precision])):
+def prepare(loaded: LoadedModel, where: torch.device, precision: str, check: bool, name: str) -> None:
+    """Takes the denoiser to the device, tries it there, and brings it to the precision."""
+    network = loaded.denoiser.network.to(where).to(memory_format=torch.channels_last)
+    if check and (doubt := misconfigured(loaded.denoiser, where, loaded.settings_given)):
         click.echo(f"Warning: {name} {doubt}", err=True)
+    if precision != "float32":
+        store_torso_as(DTYPES[precision], network)
 
 
 def without_names(config: dict[str, Any]) -> dict[str, Any]:

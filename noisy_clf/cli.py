@@ -9,13 +9,14 @@ import torch
 
 from noisy_clf import evaluation
 from noisy_clf.classifier import NoisyClassifier
-from noisy_clf.loaders import load_classifier
 from noisy_clf.cli_options import DATA, NETWORK, SCHEDULE, TRAINING, Numbers, options, resolve, schedule_option
 from noisy_clf.datasets import DATASETS, load_dataset
 from noisy_clf.device import exact_float32, pick_device
 from noisy_clf.encoder_unet import EncoderUNet, EncoderUNetConfig
 from noisy_clf.errors import FriendlyCommand, UserError
 from noisy_clf.files import write_json
+from noisy_clf.foreign.settings import read_settings
+from noisy_clf.loaders import load_classifier
 from noisy_clf.objective import classifier_task
 from noisy_clf.recipes import CLASSIFIERS
 from noisy_clf.training import train
@@ -54,6 +55,8 @@ def train_noisy_clf(dataset: str, image_size: int | None, out: Path | None, devi
 
 @click.command(cls=FriendlyCommand)
 @click.argument("classifier", default="digits")
+@click.option("--classifier-config", metavar="FILE", help="For a .pt file: what its tensors do not tell, as TOML or JSON.")
+@click.option("--classifier-flags", metavar="FLAGS", help="The same, as the flags that guided-diffusion trained it with.")
 @click.option("--dataset", type=click.Choice(DATASETS), default="digits", show_default=True,
               help="Its validation images are used.")
 @click.option("--levels", type=Numbers(), default=",".join(f"{i / 20:g}" for i in range(20)), show_default=True,
@@ -63,8 +66,8 @@ def train_noisy_clf(dataset: str, image_size: int | None, out: Path | None, devi
 @click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
-def eval_noisy_clf(classifier: str, dataset: str, levels: tuple[float, ...], out: Path | None, batch_size: int, seed: int,
-                   device: str) -> None:
+def eval_noisy_clf(classifier: str, classifier_config: str | None, classifier_flags: str | None, dataset: str,
+                   levels: tuple[float, ...], out: Path | None, batch_size: int, seed: int, device: str) -> None:
     """Accuracy, NLL and calibration error of CLASSIFIER (a name or a path) by noise level, as a table and a picture.
 
     \b
@@ -74,7 +77,8 @@ def eval_noisy_clf(classifier: str, dataset: str, levels: tuple[float, ...], out
     if not levels or not all(0 <= level <= 1 for level in levels):
         raise click.BadParameter(f"noise levels are t/T, from 0 to 1, not {levels}.", param_hint="--levels")
     exact_float32()
-    model = load_classifier(classifier).to(pick_device(device))
+    settings = read_settings(classifier_config, classifier_flags, "classifier")
+    model = load_classifier(classifier, settings).to(pick_device(device))
     data = load_dataset(dataset, model.image_size)
     if data.class_names != model.class_names or data.channels != model.channels:
         raise UserError(f"{classifier} tells {len(model.class_names)} classes ({', '.join(model.class_names[:3])}, ...) "

@@ -9,6 +9,7 @@ import torch
 
 from noisy_clf.checkpoint import CONFIG, WEIGHTS, ModelFolder, config_from, file_digest
 from noisy_clf.classifier import NoisyClassifier
+from noisy_clf.foreign.diffusers_scheduler import find_scheduler, is_diffusers_folder, read_schedule, read_scheduler
 from noisy_clf.foreign.download import checked_digest, obtain
 from noisy_clf.encoder_unet import EncoderUNet, EncoderUNetConfig
 from noisy_clf.errors import UserError
@@ -86,10 +87,13 @@ def released_or_bare_file(name_or_path: str | Path, settings: Settings | None, k
 
 
 def denoiser_schedule(name_or_path: str | Path) -> NoiseSchedule:
-    """The noise schedule of a denoiser: a bundled or released one by name, or one from its folder."""
+    """The noise schedule of a denoiser: a bundled or released one by name, or one from its folder or diffusers'."""
     if str(name_or_path) in DENOISERS:
         return DENOISERS[str(name_or_path)].schedule
     if Path(name_or_path).is_file():
         raise UserError(f"{name_or_path} is a bare file, which does not tell its schedule; give --noise-schedule and "
                         f"--timesteps.")
+    if is_diffusers_folder(Path(name_or_path)):
+        file = find_scheduler(Path(name_or_path))
+        return read_schedule(read_scheduler(file), file)
     return ModelFolder.open(name_or_path, "denoiser").schedule

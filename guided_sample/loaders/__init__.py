@@ -4,12 +4,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from guided_sample.denoiser import Denoiser
-from guided_sample.loaders.diffusers_folder import is_diffusers_folder, load_diffusers_folder
+from guided_sample.loaders.diffusers_folder import load_diffusers_folder
 from guided_sample.loaders.guided_diffusion import denoiser_from_file
 from guided_sample.loaders.loaded import Advice, LoadedModel
 from guided_sample.loaders.model_folder import load_model_folder
 from guided_sample.loaders.released import MODELS
 from noisy_clf.checkpoint import ModelFolder
+from noisy_clf.foreign.diffusers_scheduler import is_diffusers_folder
 from noisy_clf.foreign.settings import Settings
 from noisy_clf.loaders import released_or_bare_file
 
@@ -25,7 +26,7 @@ def load_model(name_or_path: str | Path, settings: Settings | None = None) -> Lo
     if file is not None:
         denoiser = denoiser_from_file(file.path, file.settings)
         advice = MODELS[str(name_or_path)].advice if file.in_cache else Advice()
-        return LoadedModel(denoiser, file.digest(), denoiser.config(), advice)
+        return LoadedModel(denoiser, file.digest(), denoiser.config(), advice, settings_given=settings is not None)
     if is_diffusers_folder(Path(name_or_path)):
         return load_diffusers_folder(Path(name_or_path))
     return load_model_folder(ModelFolder.open(name_or_path, "denoiser"))

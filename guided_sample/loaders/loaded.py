@@ -45,9 +45,11 @@ class LoadedModel:
     digest  SHA-256 of its weights' file
     config  all else that its predictions depend on, as JSON has it: a run's manifest keeps it
     advice  how it is best sampled
+    settings_given  by somebody, for a file that carries none
     """
 
     denoiser: Denoiser
     digest: str
     config: dict[str, Any]
     advice: Advice = Advice()
+    settings_given: bool = False

@@ -8,13 +8,14 @@ from typing import Any
 from noisy_clf.errors import UserError
 
 SCHEDULE: dict[str, Any] = {"noise_schedule": "linear", "diffusion_steps": 1000, "rescale_timesteps": None}
-DENOISER: dict[str, Any] = {"image_size": 64, "large_size": 256, "small_size": None, "num_channels": 128, "num_res_blocks": 2,
-            "channel_mult": "", "num_heads": 4, "num_heads_upsample": -1, "num_head_channels": -1,
-            "attention_resolutions": "16,8", "class_cond": False, "learn_sigma": False, "sigma_small": False,
-            "predict_xstart": False, "use_scale_shift_norm": True, "resblock_updown": False,
-            "use_new_attention_order": False}
-CLASSIFIER: dict[str, Any] = {"classifier_width": 128, "classifier_depth": 2, "classifier_attention_resolutions": "32,16,8",
-              "classifier_use_scale_shift_norm": True, "classifier_resblock_updown": True, "classifier_pool": "attention"}
+DENOISER: dict[str, Any] = {
+    "image_size": 64, "large_size": 256, "small_size": None, "num_channels": 128, "num_res_blocks": 2, "channel_mult": "",
+    "num_heads": 4, "num_heads_upsample": -1, "num_head_channels": -1, "attention_resolutions": "16,8", "class_cond": False,
+    "learn_sigma": False, "sigma_small": False, "predict_xstart": False, "use_scale_shift_norm": True,
+    "resblock_updown": False, "use_new_attention_order": False}
+CLASSIFIER: dict[str, Any] = {
+    "classifier_width": 128, "classifier_depth": 2, "classifier_attention_resolutions": "32,16,8",
+    "classifier_use_scale_shift_norm": True, "classifier_resblock_updown": True, "classifier_pool": "attention"}
 ONLY_GUIDED_DIFFUSION_HAS = ("num_head_channels", "resblock_updown", "channel_mult", "use_new_attention_order")
 OF_NO_MATTER_TO_A_TRAINED_MODEL = """
     dropout use_fp16 classifier_use_fp16 use_checkpoint use_kl rescale_learned_sigmas timestep_respacing batch_size

@@ -155,7 +155,7 @@ def refuse_contradictions(path: Path, told: Fields, settings: Settings) -> None:
     if len(told["channel_mult"]) == 1:
         facts.pop("resample")
     sizes = [size // 2 ** level for level in range(len(told["channel_mult"]))]
-    given = dict(settings)
+    given: Settings = dict(settings)
     if "attention_at" in given:  # flags name sizes that do not occur, too
         given["attention_at"] = sorted(at for at in given["attention_at"] if at in sizes)
     different = [f"{name} {given[name]} where the tensors tell {facts[name]}" for name in facts
@@ -190,9 +190,9 @@ def completed(told: Fields, settings: Settings) -> Fields:
     size = settings.get("image_size", told["image_size"])
     if not isinstance(size, int):
         raise UserError(f"image_size must be a whole number, not {size!r}.")
-    return told | {
-        "image_size": size, "attention_at": tuple(size * at // told["image_size"] for at in told["attention_at"]),
-        **{name: settings[name] for name in ("heads", "head_channels", "attention_order") if name in settings}}
+    untold = {name: settings[name] for name in ("heads", "head_channels", "attention_order") if name in settings}
+    return told | untold | {
+        "image_size": size, "attention_at": tuple(size * at // told["image_size"] for at in told["attention_at"])}
 
 
 def names_of_classes(path: Path, settings: Settings, K: int) -> tuple[str, ...]:

@@ -111,7 +111,7 @@ def test_a_model_is_found_by_its_folder_and_by_its_runs_folder(model: Path) -> N
 
 
 def test_an_unknown_name_is_answered_with_the_names_and_that_a_path_works(bundled: Path) -> None:
-    with pytest.raises(UserError, match="no classifier 'digitz'; the names are: tiny, imagenet64, .*; a path to a classifier's folder works"):
+    with pytest.raises(UserError, match="no classifier 'digitz'; the names are: tiny, imagenet64, .*; a path to a class"):
         load_classifier("digitz")
 
 
