@@ -121,9 +121,7 @@ def guided_sample(model: str, model_config: str | None, model_flags: str | None,
         refuse_mismatch(denoiser, guide.classifier)
     class_names = guide.classifier.class_names if guide else denoiser.class_names
     labels = parse_labels(wanted, class_names, denoiser, model)
-    if wanted == ["none"] or guide is None and scale is None:
-        scale = 0.0
-    scale = advice.scale_for(sampler) if scale is None else scale
+    scale = 0.0 if wanted == ["none"] else advice.scale_for(sampler) if scale is None else scale
     if guide is None and scale:
         raise UserError(f"{model} comes with no classifier; give --classifier, or --scale 0 to sample without guidance.")
     if denoiser.class_names and scale > LARGEST_PUBLISHED_SCALE:
