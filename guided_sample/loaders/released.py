@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from guided_sample.loaders.loaded import DEFAULT_STEPS, Advice
-from noisy_clf.checkpoint import bundled_models
+from noisy_clf.checkpoint import ModelFolder, bundled_models
 from noisy_clf.foreign.download import cached
 from noisy_clf.foreign.released import CLASSIFIERS, DENOISERS
 
@@ -37,6 +37,12 @@ MODELS = {
 }
 
 
+def defaults(advice: Advice) -> tuple[str, str]:
+    """Scale and steps, for ddpm | ddim."""
+    return (" | ".join(f"{advice.scale_for(sampler):g}" for sampler in DEFAULT_STEPS) if advice.classifier else "-",
+            " | ".join(advice.steps_for(sampler, 1000) for sampler in DEFAULT_STEPS))
+
+
 def table() -> str:
     """What --list-models prints."""
     rows = [("name", "size", "classes", "scale", "steps", "in cache", "published FID")]
@@ -48,10 +54,11 @@ def table() -> str:
         rows.append((
             name, f"{small} -> {file.settings['image_size']}" if small else str(file.settings["image_size"]),
             "conditional" if "class_names" in file.settings else "guided" if advice.classifier else "none",
-            " | ".join(f"{advice.scale_for(sampler):g}" for sampler in DEFAULT_STEPS) if advice.classifier else "-",
-            " | ".join(advice.steps_for(sampler, 1000) for sampler in DEFAULT_STEPS),
+            *defaults(advice),
             "yes" if there == len(files) else f"{there} of {len(files)} files" if there else "no", model.published))
     for name in bundled_models("denoiser"):
-        rows.append((name, "16", "guided", "", "", "in package", "-"))
+        config = ModelFolder.open(name, "denoiser").config
+        advice = Advice(**config["sampling"])
+        rows.append((name, str(config["network"]["image_size"]), "guided", *defaults(advice), "in package", "-"))
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
