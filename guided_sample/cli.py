@@ -187,6 +187,8 @@ def prepare(loaded: LoadedModel, where: torch.device, precision: str, check: boo
     """Takes the denoiser to the device, tries it there, and brings it to the precision."""
     denoiser = loaded.denoiser
     denoiser.network.to(where)
+    if check and where.type == "cpu" and denoiser.image_size >= 128:
+        click.echo(f"Trying {name} on two noised pictures (--no-check: without) ...", err=True)  # half a minute at 256 pixels
     if check and (doubt := misconfigured(denoiser, where, loaded.settings_given)):
         click.echo(f"Warning: {name} {doubt}", err=True)
     quicken(denoiser.network, denoiser.image_size, precision)

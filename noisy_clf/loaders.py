@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from noisy_clf.checkpoint import CONFIG, WEIGHTS, ModelFolder, config_from, file_digest
+from noisy_clf.checkpoint import CONFIG, WEIGHTS, Kind, ModelFolder, bundled_models, config_from, file_digest
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.foreign.diffusers_scheduler import find_scheduler, is_diffusers_folder, read_schedule, read_scheduler
 from noisy_clf.foreign.download import checked_digest, obtain
@@ -68,11 +68,11 @@ class BareFile:
         return checked_digest(self.path) if self.in_cache else file_digest(self.path)
 
 
-def released_or_bare_file(name_or_path: str | Path, settings: Settings | None, kind: str) -> BareFile | None:
+def released_or_bare_file(name_or_path: str | Path, settings: Settings | None, kind: Kind) -> BareFile | None:
     """The released file of that name, downloaded where it is not in the cache yet, or the file at that path; None for
     all else, which brings settings of its own."""
     name, path = str(name_or_path), Path(name_or_path)
-    if name in RELEASED[kind] and not path.exists():
+    if name in RELEASED[kind]:  # a folder of that name is ./NAME
         if settings is not None:
             raise UserError(f"{name} brings settings of its own; leave out --{'model' if kind == 'denoiser' else kind}-config "
                             f"and -flags.")
@@ -81,8 +81,8 @@ def released_or_bare_file(name_or_path: str | Path, settings: Settings | None, k
         if path.name in (CONFIG, WEIGHTS) and (path.parent / CONFIG).is_file():
             raise UserError(f"{path} is part of a model that is a folder; give the folder, {path.parent}.")
         return BareFile(path, settings, in_cache=False)
-    if settings is not None and path.exists():
-        raise UserError(f"{path} is a folder and brings settings of its own; settings are for bare .pt files.")
+    if settings is not None and (path.exists() or name in bundled_models(kind)):
+        raise UserError(f"{name} brings settings of its own; settings are for bare .pt files: leave them out.")
     return None
 
 

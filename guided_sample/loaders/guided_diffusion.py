@@ -5,6 +5,7 @@ from pathlib import Path
 
 from guided_sample.denoiser import Denoiser, unet_denoiser
 from guided_sample.unet import UNet, UNetConfig
+from noisy_clf.errors import UserError
 from noisy_clf.foreign.guided_diffusion import architecture, names_of_classes
 from noisy_clf.foreign.settings import Settings, schedule_of
 from noisy_clf.foreign.torch_file import give_tensors, read_tensors
@@ -15,9 +16,15 @@ def denoiser_from_file(path: Path, settings: Settings | None) -> Denoiser:
     tensors = read_tensors(path)
     network, settings = architecture(path, tensors, settings, "denoiser", lambda fields: UNet(UNetConfig(**fields)))
     give_tensors(network, path, tensors)
-    C = network.config.in_channels // (2 if settings.get("small_size") else 1)
-    variance = settings.get("variance", "learned_range" if network.config.out_channels == 2 * C else "fixed_large")
-    K = network.config.num_classes
-    return unet_denoiser(network, schedule_of(settings), variance, settings.get("small_size"), predicts=settings["predicts"],
+    C, K, small = network.config.in_channels, network.config.num_classes, settings.get("small_size")
+    if small and (C % 2 or small >= network.config.image_size):
+        raise UserError(f"{path}: a network of {network.config.image_size} pixels and {C} input channels enlarges no images of "
+                        f"{small} pixels; correct small_size, or leave it out if the model is no upsampler.")
+    if K is None and "class_names" in settings:
+        raise UserError(f"{path} knows no classes, and class_names are given; leave them out, or give the settings of this "
+                        f"very model.")
+    outputs = network.config.out_channels
+    variance = settings.get("variance", "learned_range" if outputs == (C if small else 2 * C) else "fixed_large")
+    return unet_denoiser(network, schedule_of(settings), variance, small, predicts=settings["predicts"],
                          class_names=None if K is None else names_of_classes(path, settings, K),
                          rescaled_t=bool(settings.get("rescaled_t")))

@@ -49,8 +49,9 @@ def parsed(flags: str) -> dict[str, Any]:
     """The flags that are given; unknown ones are refused by name."""
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> Any:
-            raise UserError(f"the flags {flags!r} cannot be read ({message}); paste those of guided-diffusion or "
-                            f"improved-diffusion, such as \"--image_size 64 --num_channels 128 --noise_schedule cosine\".")
+            raise UserError(f"the flags {flags!r} cannot be read ({' '.join(message.split())}); paste those of "
+                            f"guided-diffusion or improved-diffusion, such as \"--image_size 64 --num_channels 128 "
+                            f"--noise_schedule cosine\".")
 
     parser = Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for name, default in (SCHEDULE | DENOISER | CLASSIFIER).items():
@@ -59,7 +60,7 @@ def parsed(flags: str) -> dict[str, Any]:
     for name in OF_NO_MATTER_TO_A_TRAINED_MODEL:
         parser.add_argument(f"--{name}")
     try:
-        return vars(parser.parse_args(shlex.split(flags)))
+        return vars(parser.parse_args(shlex.split(flags.replace("\\\n", " "))))
     except ValueError as error:  # a quotation mark that is never closed
         return parser.error(str(error))
 
@@ -110,4 +111,5 @@ def numbers(text: str) -> list[int | float]:
     try:
         return [int(part) if part.strip().isdecimal() else float(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(f"{text!r} is not a list of numbers such as 32,16,8.") from None
+        raise UserError(f"{text!r}, among the flags, is not a list of numbers; write them with commas between, such as "
+                        f"32,16,8.") from None

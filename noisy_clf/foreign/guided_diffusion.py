@@ -18,7 +18,7 @@ from noisy_clf.checkpoint import refuse_other_tensors
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.encoder_unet import EncoderUNet, EncoderUNetConfig
 from noisy_clf.errors import UserError
-from noisy_clf.foreign.settings import Settings, schedule_of
+from noisy_clf.foreign.settings import Settings, checked, schedule_of
 from noisy_clf.foreign.released import RELEASED, shapes_digest
 from noisy_clf.foreign.torch_file import give_tensors, read_tensors
 
@@ -48,16 +48,24 @@ def architecture(path: Path, tensors: Mapping[str, Tensor], settings: Settings |
     """
     shapes = shapes_of(tensors)
     refuse_other_kind(path, shapes, kind)
-    fitting = [fields for fields in possible_architectures(shapes, kind) if fits(make, fields, shapes)]
+    digest = shapes_digest(shapes.items())
+    if any(file.file == path.name and file.settings == settings and file.shapes != digest for file in RELEASED[kind].values()):
+        raise UserError(f"{path} does not hold the tensors of the file that was released by that name; remove it to have it "
+                        f"downloaded anew, or give a file of your own another name.")
+    try:
+        possible = possible_architectures(shapes, kind)
+    except (IndexError, ValueError, ZeroDivisionError):  # tensors with too few dimensions, or with none in them
+        possible = []
+    if not possible:
+        raise UserError(f"{path} is not a {kind} of guided-diffusion: its blocks fit no number of levels; copy or download it "
+                        f"again, or give a file that guided-diffusion or improved-diffusion wrote.")
+    fitting = [fields for fields in possible if fits(make, fields, shapes)]
     if not fitting:
-        fields = next(iter(possible_architectures(shapes, kind)), None)
-        if fields is None:
-            raise UserError(f"{path} is not a {kind} of guided-diffusion: its blocks fit no number of levels.")
-        with torch.device("meta"):
-            refuse_other_tensors(path, dict(tensors), make(fields).state_dict())
-    same = [name for name, file in RELEASED[kind].items() if file.shapes == shapes_digest(shapes.items())]
+        refuse_other_tensors(path, dict(tensors), without_weights(path, make, possible[0]).state_dict())
+    same = [name for name, file in RELEASED[kind].items() if file.shapes == digest]
     if settings is None:
         settings = next((RELEASED[kind][name].settings for name in same if RELEASED[kind][name].file == path.name), {})
+    settings = checked(settings, f"the settings given for {path}")
     if settings.get("res_blocks"):
         fitting = [fields for fields in fitting if fields["res_blocks"] == settings["res_blocks"]] or fitting[:1]
     told = fitting[0]
@@ -68,9 +76,13 @@ def architecture(path: Path, tensors: Mapping[str, Tensor], settings: Settings |
         hint = f", or, if the file is the released {same[0]}, {option}-config {same[0]}" if same else ""
         raise UserError(f"{path}: its tensors do not tell {', '.join(lacking)}; give them in a TOML or JSON file "
                         f"({option}-config FILE), or the flags that it was trained with ({option}-flags \"...\"){hint}.")
+    return without_weights(path, make, completed(told, settings)), settings
+
+
+def without_weights(path: Path, make: Callable[[Fields], Network], fields: Fields) -> Network:
     try:
         with torch.device("meta"):
-            return make(completed(told, settings)), settings
+            return make(fields)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -188,8 +200,6 @@ def what_is_lacking(settings: Settings, told: Fields, kind: str) -> list[str]:
 
 def completed(told: Fields, settings: Settings) -> Fields:
     size = settings.get("image_size", told["image_size"])
-    if not isinstance(size, int):
-        raise UserError(f"image_size must be a whole number, not {size!r}.")
     untold = {name: settings[name] for name in ("heads", "head_channels", "attention_order") if name in settings}
     return told | untold | {
         "image_size": size, "attention_at": tuple(size * at // told["image_size"] for at in told["attention_at"])}
@@ -197,13 +207,12 @@ def completed(told: Fields, settings: Settings) -> Fields:
 
 def names_of_classes(path: Path, settings: Settings, K: int) -> tuple[str, ...]:
     """The names that the settings give the K classes; their numbers where they give none."""
-    given = settings.get("class_names")
-    names = tuple(map(str, range(K))) if given is None else imagenet.class_names() if given == "imagenet" else given
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"class_names must be \"imagenet\" or a list of names, not {given!r}.")
+    given = settings.get("class_names", list(map(str, range(K))))
+    names = imagenet.class_names() if given == "imagenet" else tuple(given)
     if len(names) != K:
-        raise UserError(f"{path} has {K} classes, and class_names gives {len(names)} names.")
-    return tuple(names)
+        raise UserError(f"{path} has {K} classes, and class_names gives {len(names)} names; give one for each, in the order "
+                        f"of their numbers, or leave class_names out.")
+    return names
 
 
 def whole(number: float) -> float:

@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from noisy_clf.foreign.adm_flags import settings_from_flags
 from noisy_clf.errors import UserError
+from noisy_clf.files import shortened
 from noisy_clf.foreign.released import RELEASED
 from noisy_clf.schedule import NoiseSchedule
 
@@ -34,6 +36,13 @@ else:
 Settings = dict[str, Any]
 UNTOLD = ("image_size", "heads", "head_channels", "attention_order", "schedule", "T", "alpha_bar", "rescaled_t", "predicts",
           "variance", "small_size", "class_names")
+TYPES: list[tuple[str, str, Callable[[Any], bool]]] = [
+    ("image_size heads head_channels T small_size in_channels out_channels channels res_blocks num_classes",
+     "a whole number from 1 to 1000000", lambda value: type(value) is int and 1 <= value <= 1_000_000),
+    ("rescaled_t scale_shift class_conditional", "true or false", lambda value: isinstance(value, bool)),
+    ("attention_order schedule predicts variance resample pool", "a word", lambda value: isinstance(value, str)),
+    ("alpha_bar attention_at channel_mult", "a list of numbers", lambda value: is_list_of(value, int, float)),
+    ("class_names", "\"imagenet\" or a list of names", lambda value: value == "imagenet" or is_list_of(value, str))]
 TOLD = ("in_channels", "out_channels", "channels", "channel_mult", "res_blocks", "attention_at", "scale_shift", "resample",
         "class_conditional", "num_classes", "pool")
 
@@ -49,25 +58,44 @@ def read_settings(config: str | None, flags: str | None, kind: str) -> Settings 
     if config in RELEASED[kind]:
         return dict(RELEASED[kind][config].settings)
     path = Path(config)
+    is_json = path.suffix.lower() == ".json"
     if not path.is_file():
-        raise UserError(f"there is no file {config} with a model's settings; give a TOML or JSON file, or the released model "
+        raise UserError(f"there is no file {config!r} with a model's settings; give a TOML or JSON file, or the released model "
                         f"whose settings they are: {', '.join(RELEASED[kind])}.")
     try:
-        text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read as {'JSON' if path.suffix == '.json' else 'TOML'} "
-                        f"({str(error).rstrip('.')}).") from error
-    unknown = sorted(set(found) - {*UNTOLD, *TOLD}) if isinstance(found, dict) else ["which is no table"]
+        text = path.read_text(encoding="utf-8-sig")  # some editors write the mark of the encoding
+        found = json.loads(text) if is_json else tomllib.loads(text)
+    except (ValueError, OSError, RecursionError) as error:
+        language, example = ("JSON", '{"heads": 4, "T": 1000}') if is_json else ("TOML", "heads = 4")
+        raise UserError(f"{path} cannot be read as {language} ({str(error).rstrip('.')}); write it like this: {example}, or "
+                        f"end its name in {'.toml' if is_json else '.json'} if it is of that kind.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds a {type(found).__name__} where a JSON object with settings by name is wanted.")
+    return checked(found, path)
+
+
+def checked(settings: Mapping[str, Any], source: object) -> Settings:
+    """The settings that are given (None: not given); one that is unknown, or of another type than it must be, is refused."""
+    settings = {name: value for name, value in settings.items() if value is not None}
+    unknown = sorted(set(settings) - {*UNTOLD, *TOLD})
     if unknown:
-        raise UserError(f"{path} has unknown settings: {', '.join(unknown)}; there are: {', '.join(UNTOLD + TOLD)}.")
-    return found
+        raise UserError(f"{source}: unknown setting {', '.join(unknown)}; there are: {', '.join(UNTOLD + TOLD)}.")
+    for names, what, fits in TYPES:
+        for name in names.split():
+            if name in settings and not fits(settings[name]):
+                raise UserError(f"{source}: {name} must be {what}, not {shortened(settings[name])}.")
+    if "heads" in settings and "head_channels" in settings:
+        raise UserError(f"{source}: heads and head_channels are both given; give the one that the model was made with.")
+    if "alpha_bar" in settings and ("schedule" in settings or "T" in settings):
+        raise UserError(f"{source}: alpha_bar tells the whole schedule; leave out schedule and T.")
+    return settings
+
+
+def is_list_of(value: Any, *types: type) -> bool:
+    return isinstance(value, list | tuple) and all(type(part) in types for part in value)
 
 
 def schedule_of(settings: Settings) -> NoiseSchedule:
     if settings.get("alpha_bar") is not None:
         return NoiseSchedule.from_alpha_bar(settings["alpha_bar"])
-    T = settings["T"]
-    if not isinstance(T, int) or isinstance(T, bool):
-        raise UserError(f"T must be a whole number, not {T!r}.")
-    return NoiseSchedule.named(str(settings["schedule"]), T)
+    return NoiseSchedule.named(settings["schedule"], settings["T"])
