@@ -22,7 +22,7 @@ from guided_sample.sanity import misconfigured
 from guided_sample.timesteps import kept_timesteps
 from guided_sample.unet import UNet, UNetConfig
 from guided_sample.upsample import refuse_misfit
-from noisy_clf.classifier import class_index
+from noisy_clf.classifier import class_index, nameless
 from noisy_clf.cli_options import DATA, NETWORK, SCHEDULE, TRAINING, options, resolve, schedule_option
 from noisy_clf.datasets import load_dataset
 from noisy_clf.device import exact_float32, pick_device
@@ -76,6 +76,7 @@ def list_models(ctx: click.Context, param: click.Parameter, wanted: bool) -> Non
               help="Images at a time; they come out the same for any. [default: 64 up to 64 pixels, 16 at 128, 4 at 256]")
 @click.option("--upsample", is_flag=False, flag_value="", metavar="[MODEL]",
               help="Then enlarge the samples with the model's upsampler, or with this one, into OUT/upsampled.")
+@click.option("--upsample-config", metavar="FILE", help="As --model-config, for the upsampler.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the images. [default: samples/ and the settings]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
@@ -87,8 +88,8 @@ def list_models(ctx: click.Context, param: click.Parameter, wanted: bool) -> Non
 def guided_sample(model: str, model_config: str | None, model_flags: str | None, classifier: str | None,
                   classifier_config: str | None, classifier_flags: str | None, classes: tuple[str, ...], scale: float | None,
                   sampler: str, steps: str | None, eta: float, grad_at: str, clip: bool, num_samples: int | None,
-                  batch_size: int | None, upsample: str | None, seed: int, out: Path | None, device: str, precision: str,
-                  check: bool) -> None:
+                  batch_size: int | None, upsample: str | None, upsample_config: str | None, seed: int, out: Path | None,
+                  device: str, precision: str, check: bool) -> None:
     """Sample images of a class from a diffusion model, guided by a noisy classifier.
 
     Released models are downloaded on first use. The same command again finishes what is missing; a larger --num-samples
@@ -107,29 +108,39 @@ def guided_sample(model: str, model_config: str | None, model_flags: str | None,
         raise click.BadParameter("DDIM shifts eps at x_t; mean belongs to --sampler ddpm.", param_hint="--grad-at")
     where = pick_device(device)
     exact_float32()
+    classifier_settings = read_settings(classifier_config, classifier_flags, "classifier")
     loaded = load_model(model, read_settings(model_config, model_flags, "denoiser"))
     denoiser, advice = loaded.denoiser, loaded.advice
     if denoiser.small_size is not None:
         raise UserError(f"{model} is an upsampler, a second stage; give it as --upsample {model}, after a --model of "
                         f"{denoiser.small_size} pixels.")
-    classifier_settings = read_settings(classifier_config, classifier_flags, "classifier")
     classifier = advice.classifier if classifier is None else classifier
     wanted = [text.strip() for text in classes] or ["none" if classifier is None and not denoiser.class_names else "all"]
     guide = None
     if wanted != ["none"] and classifier is not None:
         guide = load_classifier_whole(classifier, classifier_settings)
         refuse_mismatch(denoiser, guide.classifier)
-    class_names = guide.classifier.class_names if guide else denoiser.class_names
+    elif classifier_settings is not None:
+        raise UserError("settings of a classifier are given, and none is used; leave them out, or give --classifier.")
+    class_names = denoiser.class_names
+    if guide and (class_names is None or nameless(class_names)):
+        class_names = guide.classifier.class_names
     labels = parse_labels(wanted, class_names, denoiser, model)
+    scale_given = bool(scale)
     scale = 0.0 if wanted == ["none"] else advice.scale_for(sampler) if scale is None else scale
-    if guide is None and scale:
+    if guide is None and (scale or scale_given and not classes):
         raise UserError(f"{model} comes with no classifier; give --classifier, or --scale 0 to sample without guidance.")
     if denoiser.class_names and scale > LARGEST_PUBLISHED_SCALE:
         click.echo(f"Note: {model} is class-conditional; such models were published with scales of 0.5 to "
                    f"{LARGEST_PUBLISHED_SCALE}, and {scale:g} is more usual for unconditional ones.", err=True)
-    second = None if upsample is None else load_upsampler(upsample, model, denoiser, class_names if labels.any else None)
+    second = None
+    if upsample is not None:
+        second = load_upsampler(upsample, upsample_config, model, denoiser, class_names if labels.any else None)
+        second_timesteps = timesteps_for(second, sampler, steps)
+    elif upsample_config is not None:
+        raise UserError("--upsample-config is given and --upsample is not; give both, or leave it out.")
     spec = advice.steps_for(sampler, denoiser.schedule.T) if steps is None else steps
-    timesteps = kept_timesteps(spec, denoiser.schedule.T)
+    timesteps = timesteps_for(loaded, sampler, steps)
     num_samples = num_samples or (2 * len(labels.classes) if 2 <= len(labels.classes) <= 16 else 16)
     out = out or default_out(model, wanted, sampler, spec, scale, seed)
     options = {
@@ -138,7 +149,8 @@ def guided_sample(model: str, model_config: str | None, model_flags: str | None,
         "classifier_config": without_names(guide.config) if guide else None,
         "class": labels.classes or wanted, "scale": scale, "sampler": sampler, "timesteps": timesteps, "eta": eta,
         "grad_at": grad_at, "clip": clip, "seed": seed, "precision": precision}
-    output = OutputFolder(out, options, about={"model": model, "classifier": classifier if guide else None})
+    output = OutputFolder(out, denoiser.shape, options,
+                          about={"model": model, "classifier": classifier if guide else None})
     prepare(loaded, where, precision, check and bool(output.missing(num_samples)), model)
     if guide:
         guide.classifier.to(where)
@@ -148,17 +160,16 @@ def guided_sample(model: str, model_config: str | None, model_flags: str | None,
     sample_run(experiment, num_samples, batch_size or default_batch(denoiser), output)
     if second:
         denoiser.network.to("cpu")
-        output = enlarge(experiment, output, options, second, upsample or str(MODELS[model].upsampler), steps, num_samples,
-                         batch_size, check)
+        output = enlarge(experiment, output, options, second, upsample or str(MODELS[model].upsampler), second_timesteps,
+                         num_samples, batch_size, check)
     click.echo(f"{num_samples} images in {output.path}: look at {output.path / 'grid.png'}")
 
 
 def enlarge(first: Experiment, small: OutputFolder, options: dict[str, Any], second: LoadedModel, name: str,
-            steps: str | None, num_samples: int, batch_size: int | None, check: bool) -> OutputFolder:
+            timesteps: list[int], num_samples: int, batch_size: int | None, check: bool) -> OutputFolder:
     """The second stage: the first one's finished samples, enlarged without guidance."""
-    upsampler, T = second.denoiser, second.denoiser.schedule.T
-    timesteps = kept_timesteps(second.advice.steps_for(first.sampler, T) if steps is None else steps, T)
-    output = OutputFolder(small.path / "upsampled", options | {
+    upsampler = second.denoiser
+    output = OutputFolder(small.path / "upsampled", upsampler.shape, options | {
         "timesteps": timesteps, "upsampler_digest": second.digest, "upsampler_config": without_names(second.config)},
         about={"upsampler": name})
     prepare(second, first.device, first.precision, check and bool(output.missing(num_samples)), name)
@@ -173,12 +184,18 @@ def default_batch(denoiser: Denoiser) -> int:
     return max(1, min(64, 64 * 64 ** 2 // denoiser.image_size ** 2))
 
 
-def load_upsampler(name: str, model: str, denoiser: Denoiser, class_names: tuple[str, ...] | None) -> LoadedModel:
+def timesteps_for(loaded: LoadedModel, sampler: str, steps: str | None) -> list[int]:
+    T = loaded.denoiser.schedule.T
+    return kept_timesteps(loaded.advice.steps_for(sampler, T) if steps is None else steps, T)
+
+
+def load_upsampler(name: str, config: str | None, model: str, denoiser: Denoiser,
+                   class_names: tuple[str, ...] | None) -> LoadedModel:
     if not name:
         name = (MODELS[model].upsampler if model in MODELS else None) or ""
         if not name:
             raise UserError(f"{model} has no upsampler of its own; name one: --upsample imagenet64-256.")
-    loaded = load_model(name)
+    loaded = load_model(name, read_settings(config, None, "denoiser"))
     refuse_misfit(loaded.denoiser, denoiser, class_names)
     return loaded
 
@@ -214,9 +231,9 @@ def parse_labels(wanted: list[str], class_names: tuple[str, ...] | None, denoise
     if class_names is None:
         raise UserError(f"{model} knows no classes and comes with no classifier; give --classifier, or --class none.")
     if wanted == ["random"]:
-        return Labels(K=len(class_names))
+        return Labels(K=len(class_names), names=class_names)
     if wanted == ["all"]:
-        return Labels(tuple(range(len(class_names))))
+        return Labels(tuple(range(len(class_names))), names=class_names)
     indices = []
     for text in wanted:
         whole = text.lower() in (name.lower() for name in class_names)  # some class names have commas of their own
@@ -224,7 +241,7 @@ def parse_labels(wanted: list[str], class_names: tuple[str, ...] | None, denoise
             if not whole and part.strip() in ("all", "random", "none"):
                 raise UserError(f"--class {part.strip()} goes with no other; give it alone, or only numbers and names.")
             indices.append(class_index(part, class_names))
-    return Labels(tuple(indices))
+    return Labels(tuple(indices), names=class_names)
 
 
 @click.command(cls=FriendlyCommand)

@@ -29,13 +29,14 @@ def to_pixels(x_0: Tensor) -> np.ndarray:
 
 
 class OutputFolder:
-    """Where a run's samples go. Made for one set of options: a folder with another run's results is refused.
+    """Where a run's samples, images of `shape` (C, H, W), go. Made for one set of options: a folder with another run's
+    results is refused.
 
     `about` goes into the manifest too, but may differ when the run goes on.
     """
 
-    def __init__(self, path: Path, options: dict[str, Any], about: dict[str, Any]) -> None:
-        self.path = path
+    def __init__(self, path: Path, shape: tuple[int, int, int], options: dict[str, Any], about: dict[str, Any]) -> None:
+        self.path, self.shape = path, shape
         manifest = path / MANIFEST
         if not manifest.exists() and (path.is_file() or any(path.glob("[!.]*"))):
             raise UserError(f"{path} is there already and is not a sampling run's folder; choose another --out.")
@@ -82,7 +83,12 @@ class OutputFolder:
         except (OSError, SyntaxError) as error:
             raise UserError(f"{self.image_path(index)} is damaged ({error}); remove it, and the same command makes it "
                             f"again.") from error
-        return pixels[:, :, None] if pixels.ndim == 2 else pixels
+        pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+        C, H, W = self.shape
+        if pixels.shape != (H, W, C) or pixels.dtype != np.uint8:
+            raise UserError(f"{self.image_path(index)} is no picture of {W} x {H} pixels and {C} channels, as it was drawn; "
+                            f"remove it, and the same command makes it again.")
+        return pixels
 
     def images(self, indices: Sequence[int]) -> Tensor:
         """Finished samples as a network sees them, [B,C,H,W] in [-1,1]. (ADM's program, when it upsamples)"""

@@ -31,10 +31,11 @@ DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Labels:
-    """Which class each sample is asked to show: `classes` in turn, or at random among `K`, or none."""
+    """Which class each sample is asked to show: `classes` in turn, or at random among `K`, or none; `names` of all classes."""
 
     classes: tuple[int, ...] = ()
     K: int = 0
+    names: tuple[str, ...] = ()
 
     @property
     def any(self) -> bool:
@@ -106,7 +107,7 @@ class Experiment:
                 with torch.no_grad():
                     found = self.classifier.log_prob(x_0, torch.zeros_like(y), y)
                 log_probs = [round(value, 4) for value in found.tolist()]
-        names = self.classifier.class_names if self.classifier else self.denoiser.class_names
+        names = self.labels.names
         lines = [{"index": index, "class": label, "class_name": None if label is None or not names else names[label],
                   "seed": self.seed, "log_prob": log_prob} for index, label, log_prob in zip(indices, asked, log_probs)]
         return list(zip(lines, to_pixels(x_0)))

@@ -14,6 +14,12 @@ class UserError(Exception):
 class FriendlyCommand(click.Command):
     """A click command that ends in one sentence, with exit status 1, on a user's error or a failing disk."""
 
+    def make_context(self, *arguments: Any, **more: Any) -> click.Context:
+        try:
+            return super().make_context(*arguments, **more)  # eager options already run here
+        except UserError as error:
+            raise click.ClickException(str(error)) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)

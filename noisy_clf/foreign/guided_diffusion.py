@@ -75,7 +75,8 @@ def architecture(path: Path, tensors: Mapping[str, Tensor], settings: Settings |
         option = {"denoiser": "--model", "classifier": "--classifier"}[kind]
         hint = f", or, if the file is the released {same[0]}, {option}-config {same[0]}" if same else ""
         raise UserError(f"{path}: its tensors do not tell {', '.join(lacking)}; give them in a TOML or JSON file "
-                        f"({option}-config FILE), or the flags that it was trained with ({option}-flags \"...\"){hint}.")
+                        f"({option}-config FILE), or the flags that it was trained with ({option}-flags \"...\"){hint}"
+                        f"{'; for an upsampler, --upsample-config FILE' if told['in_channels'] == 6 else ''}.")
     return without_weights(path, make, completed(told, settings)), settings
 
 

@@ -155,3 +155,23 @@ def test_files_of_improved_diffusion_give_its_numbers(case: str, rescaled: bool)
 def test_rescaled_timesteps_of_another_T_than_1000_are_asked_for():
     with pytest.raises(UserError, match="model.pt: its tensors do not tell rescaled_t"):
         load_denoiser("model.pt", {name: value for name, value in DENOISER.items() if name != "rescaled_t"})
+
+
+def test_settings_of_a_classifier_that_is_not_used_are_refused(denoiser_folder):
+    Path("settings.toml").write_text("heads = 1")
+    assert_refused(run("--model", denoiser_folder, "--class", "none", "--classifier-config", "settings.toml"),
+                   "settings of a classifier are given, and none is used")
+
+
+def test_a_scale_without_a_classifier_is_refused_not_dropped():
+    stored(tiny_denoiser(), Path("alone"))
+    assert_refused(run("--model", "alone", "--scale", 2), "alone comes with no classifier; give --classifier, or --scale 0")
+
+
+def test_a_nameless_classifier_takes_the_denoisers_class_names():
+    stored(tiny_denoiser(class_names=("apple", "pear", "plum")), Path("named"))
+    stored(tiny_classifier(names=("0", "1", "2")), Path("nameless"))
+    result = run("--model", "named", "--classifier", "nameless", "--class", "plum", "--num-samples", 1, "--steps", 2,
+                 "--out", "out")
+    assert result.exit_code == 0, result.output
+    assert json.loads(Path("out/samples.jsonl").read_text())["class_name"] == "plum"

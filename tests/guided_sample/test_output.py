@@ -122,3 +122,12 @@ def test_bf16_is_close_to_float32(denoiser_folder):
         assert run(*steps, "--precision", precision, "--out", precision).exit_code == 0
     exact, rough = (np.load(f"{p}/samples.npz")["arr_0"].astype(float) for p in ("float32", "bf16"))
     assert 0 < np.abs(exact - rough).mean() < 8
+
+
+def test_a_picture_that_was_replaced_is_told(denoiser_folder):
+    out = sample(denoiser_folder, "--class", "1")
+    Image.new("RGB", (9, 9)).save(out / "000002.png")
+    assert_refused(run("--model", denoiser_folder, "--num-samples", 7, "--out", "out", "--class", "1"),
+                   "000002.png is no picture of 8 x 8 pixels and 1 channels, as it was drawn; remove it")
+    (out / "000002.png").unlink()
+    assert run("--model", denoiser_folder, "--num-samples", 7, "--out", "out", "--class", "1").exit_code == 0

@@ -230,3 +230,16 @@ def test_what_does_not_fit_is_refused_before_anything_is_drawn():
     assert_refused(refused("--model", "lsun-cat", "--class", "none", "--upsample", "imagenet64-256"),
                    "the upsampler is conditional on 3 classes, and the samples have none; leave out --upsample")
     assert_refused(refused("--model", "imagenet64-256", "--upsample"), "imagenet64-256 is an upsampler, a second stage")
+
+
+def test_an_own_bare_upsampler_takes_its_settings_from_upsample_config(tmp_path):
+    config = UNetConfig(image_size=16, in_channels=2, out_channels=2, channels=32, channel_mult=(1,))
+    torch.save(with_drawn_weights(UNet(config)).state_dict(), "up.pt")
+    Path("up.toml").write_text('image_size = 16\nsmall_size = 8\nheads = 1\nschedule = "cosine"\nT = 50\nrescaled_t = false\n'
+                               'predicts = "eps"\nvariance = "learned_range"')
+    stored(tiny_denoiser(), Path("small"))
+    arguments = ["--model", "small", "--class", "none", "--num-samples", 2, "--steps", 2, "--out", "out", "--upsample", "up.pt"]
+    result = run(*arguments, "--upsample-config", "up.toml")
+    assert result.exit_code == 0, result.output
+    assert Image.open("out/upsampled/000001.png").size == (16, 16)
+    assert_refused(run(*arguments[:-2], "--upsample-config", "up.toml"), "--upsample-config is given and --upsample is not")

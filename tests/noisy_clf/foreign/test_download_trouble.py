@@ -15,6 +15,7 @@ import pytest
 from noisy_clf.errors import UserError
 from noisy_clf.foreign import download
 from noisy_clf.foreign.download import cached, obtain
+from tests.commands import assert_refused, run
 from tests.noisy_clf.conftest import snapshot
 from tests.noisy_clf.foreign.mirror import CONTENT, FILE, START, V1, Bar, Mirror, assert_whole, eventually, leave, refused
 
@@ -190,3 +191,8 @@ def test_a_cache_that_cannot_be_made_is_told(tmp_path: Path, mirror: Mirror, mon
     with refused("Not a directory", "GUIDED_SAMPLE_CACHE"):
         obtain(FILE)
     assert mirror.seen == []
+
+
+def test_the_list_of_models_tells_of_an_unusable_mirror_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GUIDED_SAMPLE_MIRROR", "bad")
+    assert_refused(run("--list-models"), "GUIDED_SAMPLE_MIRROR is 'bad', which is not a plain URL of a folder")

@@ -108,7 +108,8 @@ def test_what_tensors_do_not_tell_is_asked_for_never_guessed():
         left = {key: value for key, value in TOLD.items() if key != name}
         assert f"its tensors do not tell {'heads (or head_channels)' if name == 'head_channels' else name};" \
             in refused(UNCONDITIONAL, left)
-    assert "do not tell rescaled_t (--rescale_timesteps: True in improved" in refused(UNCONDITIONAL, TOLD | {"T": 4000})
+    assert "do not tell rescaled_t (--rescale_timesteps: unless given, True in improved" \
+        in refused(UNCONDITIONAL, TOLD | {"T": 4000})
     architecture(Path("x"), UNCONDITIONAL, {key: value for key, value in TOLD.items() if key != "attention_order"
                                             and key != "head_channels"} | {"heads": 1}, "denoiser", make)  # no order of one
 
