@@ -11,6 +11,7 @@ from guided_sample.loaders.model_folder import load_model_folder
 from guided_sample.loaders.released import MODELS
 from noisy_clf.checkpoint import ModelFolder
 from noisy_clf.foreign.diffusers_scheduler import is_diffusers_folder
+from noisy_clf.foreign.released import DENOISERS
 from noisy_clf.foreign.settings import Settings
 from noisy_clf.loaders import released_or_bare_file
 
@@ -25,7 +26,8 @@ def load_model(name_or_path: str | Path, settings: Settings | None = None) -> Lo
     file = released_or_bare_file(name_or_path, settings, "denoiser")
     if file is not None:
         denoiser = denoiser_from_file(file.path, file.settings)
-        advice = MODELS[str(name_or_path)].advice if file.in_cache else Advice()
+        released = next((name for name in MODELS if settings is None and DENOISERS[name].file == file.path.name), None)
+        advice = MODELS[released].advice if released else Advice()  # it was recognised: else settings had been asked for
         return LoadedModel(denoiser, file.digest(), denoiser.config(), advice, settings_given=settings is not None)
     if is_diffusers_folder(Path(name_or_path)):
         return load_diffusers_folder(Path(name_or_path))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from guided_sample.loaders import load_model
+from guided_sample.loaders import Advice, load_model
 from guided_sample.loaders.released import MODELS
 from guided_sample.unet import UNet, UNetConfig
 from noisy_clf import imagenet
@@ -97,6 +97,14 @@ def images(folder: str) -> dict[str, bytes]:
 
 def lines(folder: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(folder, "samples.jsonl").read_text().splitlines()]
+
+
+def test_a_released_file_by_path_is_sampled_as_it_is_by_name(tiny_files: Path):
+    by_path, by_name = (load_model(model) for model in (tiny_files / "256x256_diffusion_uncond.pt", "imagenet256-uncond"))
+    assert by_path.advice == by_name.advice == MODELS["imagenet256-uncond"].advice
+    assert by_path.digest == by_name.digest and by_path.config == by_name.config
+    settings = DENOISERS["imagenet256-uncond"].settings
+    assert load_model(tiny_files / "256x256_diffusion_uncond.pt", settings).advice == Advice()
 
 
 def test_the_first_command_of_the_readme(asked: list[str]):
