@@ -8,6 +8,7 @@ import pytest
 
 from guided_sample.cli import guided_sample, train_ddpm
 from noisy_clf.cli import eval_noisy_clf, train_noisy_clf
+from noisy_clf.foreign.settings import read_settings
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 COMMANDS = {"guided-sample": guided_sample, "train-ddpm": train_ddpm, "train-noisy-clf": train_noisy_clf,
@@ -28,6 +29,12 @@ def test_every_command_line_is_understood(line):
         COMMANDS[name].make_context(name, arguments)
     except click.exceptions.Exit as ended:  # --list-models, and that is all
         assert ended.exit_code == 0
+
+
+def test_the_settings_it_shows_are_understood():
+    block, = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    Path("model.toml").write_text(block, encoding="utf-8")
+    assert read_settings("model.toml", None, "denoiser")["attention_order"] == "legacy"
 
 
 def test_the_python_example_runs():

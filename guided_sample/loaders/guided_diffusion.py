@@ -23,8 +23,7 @@ def denoiser_from_file(path: Path, settings: Settings | None) -> Denoiser:
     if K is None and "class_names" in settings:
         raise UserError(f"{path} knows no classes, and class_names are given; leave them out, or give the settings of this "
                         f"very model.")
-    outputs = network.config.out_channels
-    variance = settings.get("variance", "learned_range" if outputs == (C if small else 2 * C) else "fixed_large")
+    variance = settings.get("variance", "learned_range")  # the only learned one that these programs have
     return unet_denoiser(network, schedule_of(settings), variance, small, predicts=settings["predicts"],
                          class_names=None if K is None else names_of_classes(path, settings, K),
                          rescaled_t=bool(settings.get("rescaled_t")))

@@ -194,6 +194,9 @@ def what_is_lacking(settings: Settings, told: Fields, kind: str) -> list[str]:
                            "guided-diffusion)")
         if "predicts" not in settings:
             lacking.append("predicts")
+        C = told["in_channels"] // (2 if "small_size" in settings else 1)
+        if told["out_channels"] == C and "variance" not in settings:
+            lacking.append("variance (fixed_small or fixed_large)")
         if told["in_channels"] not in (1, 3) and "small_size" not in settings and "in_channels" not in settings:
             lacking.append("small_size (of an upsampler; of another model, in_channels)")
     return lacking

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from noisy_clf.checkpoint import refuse_other_tensors
 from noisy_clf.errors import UserError, disk_trouble
 
+AGAIN = "remove it, and copy or download it again"
+
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The state dict in `path`, as float32, without the "module." of DataParallel; whatever else the file is, is refused."""
@@ -50,7 +52,7 @@ def is_plain(tensor: Tensor) -> bool:
 def refuse_no_checkpoint(path: Path, head: bytes) -> None:
     text = b"" if b"\0" in head else head.lstrip(b" \t\r\n\xef\xbb\xbf")  # the sizes in a model's file have zeros
     if not head.strip():
-        raise UserError(f"{path} is empty; copy or download it again.")
+        raise UserError(f"{path} is empty; {AGAIN}.")
     if text[:1] == b"<":
         raise UserError(f"{path} is a web page, not a checkpoint: something was downloaded in its place; download it again.")
     if text.startswith(b"version https://git-lfs"):
@@ -62,13 +64,13 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({one_line(error)}); copy or download it again.") from error
+        raise UserError(f"{path} is not a whole safetensors file ({one_line(error)}); {AGAIN}.") from error
 
 
 def read_torch(path: Path, head: bytes) -> object:
     zipped = head[:2] == b"PK"
     if zipped and not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is not a whole checkpoint of torch (its end is missing); copy or download it again.")
+        raise UserError(f"{path} is not a whole checkpoint of torch (its end is missing); {AGAIN}.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on pickles: these are opened as data only
@@ -78,9 +80,9 @@ def read_torch(path: Path, head: bytes) -> object:
         if found:
             raise UserError(f"{path} carries code ({found[1]}) and is not opened; only tensors are loaded: save the model's "
                             f"state_dict() alone.") from error
-        raise UserError(f"{path} is not a checkpoint of torch, or is damaged; copy or download it again.") from error
+        raise UserError(f"{path} is not a checkpoint of torch, or is damaged; {AGAIN}.") from error
     except Exception as error:  # what is no pickle at all makes torch's reader stumble in any way
-        raise UserError(f"{path} is not a whole checkpoint of torch ({one_line(error)}); copy or download it again.") from error
+        raise UserError(f"{path} is not a whole checkpoint of torch ({one_line(error)}); {AGAIN}.") from error
 
 
 def one_line(error: Exception) -> str:

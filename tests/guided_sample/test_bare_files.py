@@ -131,7 +131,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "conv": ({"channel_mult": (1, 2, 2), "res_blocks": 1, "attention_at": (8, 4), "heads": 4, "out_channels": 6},
              {"heads": 4, "attention_order": "legacy"}),
     "added_emb": ({"channel_mult": (1, 1, 2), "res_blocks": 2, "attention_at": (4,), "scale_shift": False, "out_channels": 3,
-                   "num_classes": 7}, {"heads": 1})}
+                   "num_classes": 7}, {"heads": 1, "variance": "fixed_large"})}
 
 
 @pytest.mark.parametrize("rescaled", [False, True])

@@ -80,7 +80,7 @@ def test_any_architecture_is_found_from_its_tensors(changed, more):
         fields = {"pool": "attention"} | fields
     network = on_meta(fields)
     kind = "classifier" if "pool" in fields else "denoiser"
-    settings = TOLD | {"res_blocks": fields["res_blocks"]}
+    settings = TOLD | {"res_blocks": fields["res_blocks"], "variance": "fixed_large"}
     found, _ = architecture(Path("x.pt"), network.state_dict(), settings, kind, make)
     wanted = network.config.__dict__ | ({"resample": "resblock"} if len(network.config.channel_mult) == 1 else {})
     at = {size for size in wanted["attention_at"] if size * 2 ** len(wanted["channel_mult"]) > 16}  # those that occur
@@ -116,9 +116,10 @@ def test_what_tensors_do_not_tell_is_asked_for_never_guessed():
 
 def test_six_channels_may_be_an_upsamplers_or_an_images():
     tensors = on_meta(SMALL | {"in_channels": 6, "out_channels": 6}).state_dict()
-    assert "do not tell small_size (of an upsampler; of another model, in_channels);" in refused(tensors, TOLD)
+    assert "small_size (of an upsampler; of another model, in_channels);" in refused(tensors, TOLD)
     architecture(Path("x"), tensors, TOLD | {"small_size": 4}, "denoiser", make)
-    architecture(Path("x"), tensors, TOLD | {"in_channels": 6}, "denoiser", make)
+    assert "do not tell variance (fixed_small or fixed_large);" in refused(tensors, TOLD | {"in_channels": 6})
+    architecture(Path("x"), tensors, TOLD | {"in_channels": 6, "variance": "fixed_large"}, "denoiser", make)
 
 
 def test_a_released_files_tensors_under_another_name_are_pointed_out_not_assumed():

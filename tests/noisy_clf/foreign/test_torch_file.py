@@ -24,7 +24,7 @@ from tests.noisy_clf.conftest import TouchesAFile
 TENSORS = {"a.weight": torch.arange(10_000.0).reshape(100, 100), "a.bias": -torch.ones(7)}
 OLD_FORMAT = {"_use_new_zipfile_serialization": False}
 TORN = "is not a whole checkpoint of torch ("
-NO_CHECKPOINT = "is not a checkpoint of torch, or is damaged; copy or download it again."
+NO_CHECKPOINT = "is not a checkpoint of torch, or is damaged; remove it, and copy or download it again."
 
 
 def stored(content: Any, **how: Any) -> Path:
@@ -50,7 +50,7 @@ def refused(path: Path) -> str:
     (b"<!DOCTYPE html><html>Sign in</html>", "is a web page, not a checkpoint"),
     (b"\xef\xbb\xbf\r\n<html>Not found</html>", "is a web page"),
     (b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>", "is a web page"),
-    (b"", "is empty; copy or download it again."),
+    (b"", "is empty; remove it, and copy or download it again."),
     (b" \n" * 400, "is empty"),
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 34\n", "is a Git LFS pointer"),
     (b"Not Found\n", NO_CHECKPOINT),
