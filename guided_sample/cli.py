@@ -26,8 +26,8 @@ from noisy_clf.classifier import class_index, nameless
 from noisy_clf.cli_options import DATA, NETWORK, SCHEDULE, TRAINING, options, resolve, schedule_option
 from noisy_clf.datasets import load_dataset
 from noisy_clf.device import exact_float32, pick_device
-from noisy_clf.foreign.download import cache_folder, source
 from noisy_clf.errors import FriendlyCommand, UserError
+from noisy_clf.foreign.download import cache_folder, source
 from noisy_clf.foreign.settings import read_settings
 from noisy_clf.loaders import load_classifier_whole
 from noisy_clf.torso import store_torso_as

@@ -68,7 +68,7 @@ class Denoiser:
 
     def config(self) -> dict[str, Any]:
         """What config.json says of this denoiser."""
-        network = {"type": "UNet", **asdict(self.network.config)} if isinstance(self.network, UNet) else str(self.network)
+        network = {"type": "UNet", **asdict(self.network.config)} if isinstance(self.network, UNet) else {}
         return {"kind": "denoiser", "network": network, "schedule": self.schedule.to_config(), "predicts": self.predicts,
                 "variance": self.variance, "class_names": list(self.class_names) if self.class_names else None,
                 **({"rescaled_t": True} if self.rescaled_t else {})}

@@ -23,7 +23,7 @@ CLEARLY = 0.8  # of the error, to speak of a better reading: the settings that m
 
 def misconfigured(denoiser: Denoiser, device: torch.device, settings_given: bool) -> str | None:
     """A sentence, to follow the model's name, where its one-step reconstruction of two noised pictures is worse than
-    predicting their mean, or (of settings that somebody gave) clearly worse than with another setting; else None."""
+    predicting their mean, or (of settings that somebody gave) that of one is clearly worse than with another setting."""
     x_0 = pictures(denoiser.shape).to(device)
     error = reconstruction_error(denoiser, x_0, much_noise(denoiser.image_size))
     if not error < 1:
@@ -31,8 +31,8 @@ def misconfigured(denoiser: Denoiser, device: torch.device, settings_given: bool
                 f"mis-configured (attention order, number of heads, schedule, ...) or for quite other images, and may sample "
                 f"noise.")
     if settings_given:
-        error = reconstruction_error(denoiser, x_0, LITTLE_NOISE)
-        others = {setting: reconstruction_error(other, x_0, LITTLE_NOISE) for setting, other in other_readings(denoiser)}
+        error = reconstruction_error(denoiser, x_0[:1], LITTLE_NOISE)
+        others = {setting: reconstruction_error(other, x_0[:1], LITTLE_NOISE) for setting, other in other_readings(denoiser)}
         best = min(others, key=lambda setting: others[setting], default="")
         if best and others[best] < CLEARLY * error:
             return (f"is probably mis-configured: with {best} its tensors would reconstruct noised pictures with "
@@ -75,14 +75,17 @@ def other_readings(denoiser: Denoiser) -> Iterator[tuple[str, Denoiser]]:
     """The same tensors with another setting that shapes do not tell, and that setting."""
     network = denoiser.network
     assert isinstance(network, UNet)
-    order = "new" if network.config.attention_order == "legacy" else "legacy"
+    config = network.config
+    order = "new" if config.attention_order == "legacy" else "legacy"
     for setting, change in ((f"attention_order \"{order}\"", {"attention_order": order}),
                             ("4 heads", {"heads": 4, "head_channels": None}), ("1 head", {"heads": 1, "head_channels": None}),
                             ("heads of 32 channels", {"head_channels": 32}), ("heads of 64 channels", {"head_channels": 64})):
         try:
             with torch.device("meta"):
-                other = UNet(replace(network.config, **change))
+                other = UNet(replace(config, **change))
         except UserError:  # not every width divides into such heads
+            continue
+        if all(other.config.heads_of(width) == config.heads_of(width) for width in config.widths) and "heads" in setting:
             continue
         other.load_state_dict(network.state_dict(), assign=True)
         yield setting, replace(denoiser, network=other.eval())

@@ -15,6 +15,7 @@ COMMANDS = {"guided-sample": guided_sample, "train-ddpm": train_ddpm, "train-noi
             "eval-noisy-clf": eval_noisy_clf}
 SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
 LINES = [line for line in re.split(r"\n|&&", SHELL) if line.split("#")[0].strip().startswith(tuple(COMMANDS))]
+LINES += re.findall(rf"`((?:{'|'.join(COMMANDS)}) [^`\n]+)`", README)
 
 
 def test_its_first_command_installs_and_runs_and_its_second_tests():

@@ -33,7 +33,7 @@ def settings_from_flags(flags: str, kind: str) -> dict[str, Any]:
     the two, stays open where nothing tells which program it was.
     """
     given = parsed(flags)
-    flag = SCHEDULE | DENOISER | CLASSIFIER | given
+    flag = SCHEDULE | DENOISER | CLASSIFIER | ({"small_size": 64} if "large_size" in given else {}) | given
     settings = classifier_settings(flag) if kind == "classifier" else denoiser_settings(flag)
     if kind == "classifier":
         rescaled: bool | None = False  # their training shows t as it is to classifiers, whatever the flag says

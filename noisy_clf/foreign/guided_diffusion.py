@@ -18,8 +18,8 @@ from noisy_clf.checkpoint import refuse_other_tensors
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.encoder_unet import EncoderUNet, EncoderUNetConfig
 from noisy_clf.errors import UserError
-from noisy_clf.foreign.settings import Settings, checked, schedule_of
 from noisy_clf.foreign.released import RELEASED, shapes_digest
+from noisy_clf.foreign.settings import Settings, checked, schedule_of
 from noisy_clf.foreign.torch_file import give_tensors, read_tensors
 
 Shapes = dict[str, tuple[int, ...]]

@@ -22,9 +22,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from noisy_clf.foreign.adm_flags import settings_from_flags
 from noisy_clf.errors import UserError
 from noisy_clf.files import shortened
+from noisy_clf.foreign.adm_flags import settings_from_flags
 from noisy_clf.foreign.released import RELEASED
 from noisy_clf.schedule import NoiseSchedule
 

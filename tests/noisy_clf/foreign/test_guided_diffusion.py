@@ -56,6 +56,25 @@ def test_released_files_build_with_exactly_their_tensors_and_are_recognised(name
     assert table.settings["schedule"] == ("cosine" if name.startswith("64x64") else "linear") and table.settings["T"] == 1000
 
 
+IMPROVED = json.loads((FOLDER.parent / "improved_diffusion_released.json").read_text())["files"]
+
+
+@pytest.mark.parametrize("name", IMPROVED)
+def test_improved_diffusions_files_are_what_their_published_flags_say(name):
+    known, flags = IMPROVED[name], IMPROVED[name]["flags"]
+    if name.startswith("upsample"):
+        flags += " --large_size 256"  # that it is an upsampler only their program's name tells
+    kind, settings, fields = from_flags(name, flags)
+    tensors = on_meta(fields).state_dict()
+    assert shapes_digest((name, tensor.shape) for name, tensor in tensors.items()) == known["shapes"]
+    assert sum(tensor.numel() for tensor in tensors.values()) == known["parameters"]
+    if settings["T"] != 1000 and "rescaled_t" not in settings:  # as nothing in them tells which program they are of
+        assert "do not tell rescaled_t (--rescale_timesteps" in refused(tensors, settings)
+        settings = settings_from_flags(f"{flags} --rescale_timesteps {known['rescaled_t']}", kind)
+    network, settings = architecture(Path("x.pt"), tensors, settings, kind, make)
+    assert network.config == on_meta(fields).config and settings["rescaled_t"] == known["rescaled_t"]
+
+
 def test_the_lsun_files_have_the_tensors_of_the_unconditional_model():
     assert {DENOISERS[name].shapes for name in ("lsun-bedroom", "lsun-cat", "lsun-horse", "lsun-horse-nodropout")} \
         == {DENOISERS["imagenet256-uncond"].shapes}
