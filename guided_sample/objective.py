@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from guided_sample.denoiser import Denoiser, x0_from_eps
 from guided_sample.posterior import Step, learned_log_variance, posterior_mean, step_table
-from noisy_clf.datasets import Dataset, in_batches
+from noisy_clf.datasets.images import Dataset, to_x_0
+from noisy_clf.datasets.order import in_batches
 from noisy_clf.evaluation import fixed_noise, timestep_at
 from noisy_clf.training import Task
 
@@ -41,7 +42,8 @@ def denoiser_task(denoiser: Denoiser, data: Dataset) -> Task:
     def validate(network: nn.Module) -> dict[str, float]:
         device, total = next(network.parameters()).device, 0.0
         for indices in in_batches(len(data.validation), 256):
-            x_0, y = (tensor.to(device) for tensor in data.validation.batch(indices))
+            images, y = (tensor.to(device) for tensor in data.validation.batch(indices))
+            x_0 = to_x_0(images)
             eps = fixed_noise(indices, x_0.shape[1:]).to(device)
             for level in LEVELS:
                 t = torch.full_like(y, timestep_at(level, T))

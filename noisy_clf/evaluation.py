@@ -11,7 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from noisy_clf.classifier import NoisyClassifier
-from noisy_clf.datasets import LabelledImages, in_batches
+from noisy_clf.datasets.images import LabelledImages, to_x_0
+from noisy_clf.datasets.order import in_batches
 from noisy_clf.files import atomic_write
 
 LEVELS = (0.0, 0.25, 0.5, 0.75, 0.9)
@@ -49,8 +50,9 @@ def evaluate(classifier: NoisyClassifier, data: LabelledImages, levels: Sequence
     labels = []
     with tqdm(total=len(data) * len(timesteps), unit="image", disable=not progress, desc="evaluating") as bar:
         for indices in in_batches(len(data), batch_size):
-            x_0, y = data.batch(indices)
-            x_0, eps = x_0.to(device), fixed_noise(indices, x_0.shape[1:], seed).to(device)
+            images, y = data.batch(indices)
+            x_0 = to_x_0(images.to(device))
+            eps = fixed_noise(indices, x_0.shape[1:], seed).to(device)
             labels.append(y)
             for t in timesteps:
                 t_batch = torch.full((len(y),), t, device=device)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noisy_clf.classifier import NoisyClassifier
-from noisy_clf.datasets import Dataset
+from noisy_clf.datasets.images import Dataset
 from noisy_clf.evaluation import LEVELS, evaluate
 from noisy_clf.training import Task
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from noisy_clf.checkpoint import save_model
-from noisy_clf.datasets import Dataset, training_order
+from noisy_clf.datasets.images import Dataset, to_x_0
+from noisy_clf.datasets.order import training_order
 from noisy_clf.errors import UserError
 from noisy_clf.files import atomic_write, claim_folder, versions
 
@@ -104,7 +105,9 @@ class Run:
     def train_step(self, device: torch.device) -> None:
         config = self.config
         train = self.data.train
-        x_0, y = train.batch(training_order(len(train), config.batch_size, config.seed, self.step))
+        positions = range(self.step * config.batch_size, (self.step + 1) * config.batch_size)
+        images, y = train.batch(training_order(len(train), config.seed, positions))
+        x_0 = to_x_0(images)
         seed = 2 * ((config.seed << 31) + self.step)
         generator = torch.Generator(device).manual_seed(seed)  # t and eps
         torch.manual_seed(seed + 1)  # dropout

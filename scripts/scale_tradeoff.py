@@ -25,7 +25,8 @@ from guided_sample.posterior import reverse_steps
 from guided_sample.samplers import ddim, ddpm
 from guided_sample.timesteps import kept_timesteps
 from noisy_clf.loaders import load_classifier
-from noisy_clf.datasets import load_dataset, to_x_0
+from noisy_clf.datasets import load_dataset
+from noisy_clf.datasets.images import to_x_0
 from noisy_clf.files import atomic_write, write_json
 
 SCALES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -61,9 +62,9 @@ def recall(real: np.ndarray, fake: np.ndarray, neighbour: int = 3) -> float:
 @click.option("--per-class", type=int, default=50, show_default=True)
 def main(out: Path, per_class: int) -> None:
     data = load_dataset("digits")
-    real, labels = to_x_0(data.train.images).flatten(1).numpy(), data.train.labels.numpy()
+    real, labels = to_x_0(data.train.whole()[0]).flatten(1).numpy(), data.train.labels.numpy()
     judge = SVC().fit(real, labels)
-    held_out = to_x_0(data.validation.images).flatten(1).numpy()
+    held_out = to_x_0(data.validation.whole()[0]).flatten(1).numpy()
     click.echo(f"the judge is right on {judge.score(held_out, data.validation.labels.numpy()):.1%} of the held-out images")
     y = torch.arange(10).repeat(per_class)
     real_distance = np.mean([mean_pair_distance(real[labels == k]) for k in range(10)])

@@ -17,7 +17,7 @@ from noisy_clf.evaluation import evaluate
 def judge() -> SVC:
     """Never used for guidance: an SVC on the clean training images."""
     data = load_dataset("digits")
-    return SVC().fit(data.train.images.flatten(1).numpy(), data.train.labels.numpy())
+    return SVC().fit(data.train.whole()[0].flatten(1).numpy(), data.train.labels.numpy())
 
 
 def sampled(*arguments: str) -> np.ndarray:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from noisy_clf.classifier import NoisyClassifier
-from noisy_clf.datasets import Dataset, LabelledImages, digits
+from noisy_clf.datasets.digits import digits
+from noisy_clf.datasets.images import ArrayImages, Dataset, LabelledImages
 from noisy_clf.encoder_unet import EncoderUNet, EncoderUNetConfig
 from noisy_clf.schedule import NoiseSchedule
 from tests.reference import with_drawn_weights
@@ -41,12 +42,16 @@ def classifier() -> NoisyClassifier:
     return NoisyClassifier(network, NoiseSchedule.named("cosine", 100), digits(8).class_names)
 
 
+def first_of(part: LabelledImages, count: int) -> LabelledImages:
+    images, labels = part.batch(torch.arange(count))
+    return LabelledImages(ArrayImages(images.numpy()), labels)
+
+
 @pytest.fixture(scope="session")
 def few_digits() -> Dataset:
     """30 images to train on and 12 to validate."""
     whole = digits(8)
-    train, validation = (LabelledImages(part.images[:count], part.labels[:count])
-                         for part, count in ((whole.train, 30), (whole.validation, 12)))
+    train, validation = (first_of(part, count) for part, count in ((whole.train, 30), (whole.validation, 12)))
     return Dataset("digits", train, validation, whole.class_names)
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from noisy_clf.loaders import load_classifier
 from noisy_clf.cli import eval_noisy_clf, train_noisy_clf
-from noisy_clf.datasets import digits
+from noisy_clf.datasets.digits import digits
 from noisy_clf.evaluation import as_json, evaluate
 from noisy_clf.schedule import NoiseSchedule
 from tests.commands import assert_refused, invoke

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -7,7 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from noisy_clf.datasets import LabelledImages, digits, in_batches, load_dataset, to_x_0, training_order
+from noisy_clf.datasets import load_dataset
+from noisy_clf.datasets.digits import digits
+from noisy_clf.datasets.images import ArrayImages, LabelledImages, to_x_0
+from noisy_clf.datasets.order import in_batches, training_order
 from noisy_clf.errors import UserError
 
 
@@ -26,7 +30,7 @@ def test_digits_at_8_pixels_are_the_raw_images_every_fifth_of_a_class_held_out()
     images, labels, held_out = raw_digits()
     data = digits(8)
     for part, of_it in ((data.train, ~held_out), (data.validation, held_out)):
-        assert torch.equal(part.images, images[of_it]) and torch.equal(part.labels, labels[of_it])
+        assert torch.equal(part.whole()[0], images[of_it]) and torch.equal(part.labels, labels[of_it])
 
 
 @pytest.mark.parametrize("image_size", [8, 16, 20])
@@ -35,14 +39,15 @@ def test_digits_of_any_size_keep_split_labels_and_range(image_size: int) -> None
     assert (data.image_size, data.channels) == (image_size, 1)
     assert (len(data.train), len(data.validation)) == (1433, 364)
     for part, reference in ((data.train, smallest.train), (data.validation, smallest.validation)):
-        assert part.images.shape == (len(reference), 1, image_size, image_size) and part.images.dtype == torch.uint8
+        images, _ = part.whole()
+        assert images.shape == (len(reference), 1, image_size, image_size) and images.dtype == torch.uint8
         assert torch.equal(part.labels, reference.labels) and part.labels.dtype == torch.int64
-        assert part.images.min() == 0 and part.images.max() == 255
+        assert images.min() == 0 and images.max() == 255
 
 
 def test_enlarged_digits_shrink_back_to_their_raw_images() -> None:
     large, small = digits(16).validation, digits(8).validation
-    pixels = torch.stack([F.avg_pool2d(to_x_0(large.images), 2).flatten(1), to_x_0(small.images).flatten(1)])
+    pixels = torch.stack([F.avg_pool2d(to_x_0(large.whole()[0]), 2).flatten(1), to_x_0(small.whole()[0]).flatten(1)])
     shrunk, raw = F.normalize(pixels - pixels.mean(dim=2, keepdim=True), dim=2)
     nearest = (shrunk @ raw.T).max(dim=1)
     assert nearest.values.min() > 0.98 and torch.equal(nearest.indices, torch.arange(len(raw)))
@@ -66,9 +71,9 @@ def test_to_x_0_maps_0_to_minus_1_and_255_to_1() -> None:
 
 
 def test_batch_picks_images_with_their_labels() -> None:
-    images = LabelledImages(torch.tensor([0, 255, 51], dtype=torch.uint8).reshape(3, 1, 1, 1), torch.tensor([7, 8, 9]))
-    x_0, y = images.batch(torch.tensor([1, 2, 1]))
-    assert_close(x_0.flatten(), torch.tensor([1, -0.6, 1]))
+    array = np.array([0, 255, 51], dtype=np.uint8).reshape(3, 1, 1, 1)
+    images, y = LabelledImages(ArrayImages(array), torch.tensor([7, 8, 9])).batch(torch.tensor([1, 2, 1]))
+    assert images.flatten().tolist() == [255, 51, 255]
     assert y.tolist() == [8, 9, 8]
 
 
@@ -86,7 +91,8 @@ def test_digits_smaller_than_they_are_are_refused(image_size: int) -> None:
 def epochs(count: int, batch_size: int, seed: int, number: int) -> list[list[int]]:
     """The first epochs, put together from batches that do not divide them."""
     steps = -(-count * number // batch_size)
-    order = torch.cat([training_order(count, batch_size, seed, step) for step in range(steps)]).tolist()
+    order = torch.cat([training_order(count, seed, range(step * batch_size, (step + 1) * batch_size))
+                       for step in range(steps)]).tolist()
     return [order[count * epoch:count * (epoch + 1)] for epoch in range(number)]
 
 

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from noisy_clf.classifier import NoisyClassifier
-from noisy_clf.datasets import Dataset, LabelledImages
+from noisy_clf.datasets.images import ArrayImages, Dataset, LabelledImages, to_x_0
 from noisy_clf.evaluation import (Quality, as_json, calibration_error, draw, evaluate, fixed_noise, quality, table,
                                   timestep_at)
 from noisy_clf.schedule import NoiseSchedule
 
 LABELS = torch.tensor([0, 1, 2, 3, 3, 0, 0, 1])  # of K = 4
-IMAGES = LabelledImages((60 * LABELS + 30).to(torch.uint8)[:, None, None, None].expand(8, 1, 8, 8), LABELS)
+IMAGES = LabelledImages(ArrayImages((60 * LABELS + 30).to(torch.uint8)[:, None, None, None].expand(8, 1, 8, 8).numpy()), LABELS)
 
 
 class Stub(nn.Module):
@@ -80,7 +80,7 @@ def test_a_clueless_classifier_guesses_at_every_level() -> None:
 def test_evaluate_shows_x_t_of_each_level_and_reports_in_their_order() -> None:
     stub, levels = Stub(certainty=1), [0.75, 0.25]
     assert [row.t for row in evaluate(stub, IMAGES, levels)] == [750, 250]  # type: ignore[arg-type]
-    x_0, _ = IMAGES.batch(torch.arange(8))
+    x_0 = to_x_0(IMAGES.whole()[0])
     eps = fixed_noise(torch.arange(8), (1, 8, 8))
     for seen, t in zip(stub.seen, [750, 250]):
         assert_close(seen, stub.schedule.add_noise(x_0, torch.full((8,), t), eps))

@@ -22,13 +22,13 @@ from torch.testing import assert_close
 from noisy_clf import files
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.cli import train_noisy_clf
-from noisy_clf.datasets import Dataset, LabelledImages
+from noisy_clf.datasets.images import Dataset
 from noisy_clf.errors import UserError
 from noisy_clf.objective import classifier_task
 from noisy_clf.schedule import NoiseSchedule
 from noisy_clf.training import METRICS, STATE, Run, Task, TrainingConfig, step_of, train
 from tests.commands import assert_refused, invoke
-from tests.noisy_clf.conftest import TINY_FLAGS, TouchesAFile, snapshot, tiny_network
+from tests.noisy_clf.conftest import TINY_FLAGS, TouchesAFile, first_of, snapshot, tiny_network
 
 CPU = torch.device("cpu")
 CONFIG = TrainingConfig(  # the state is written with a validation, between two, and after one: each must go on the same
@@ -89,7 +89,7 @@ def test_metrics_tell_steps_lr_and_validation(whole: Path) -> None:
 def test_a_classifier_starts_near_log_k_and_learns_images_of_little_noise(few_digits: Dataset, tmp_path: Path) -> None:
     config = replace(CONFIG, iterations=60, batch_size=30, lr=3e-3, validate_every=1, ema=0.0)
     clear = task(few_digits, config, NoiseSchedule.from_alpha_bar(np.linspace(0.999, 0.99, 5)))
-    few = replace(few_digits, validation=LabelledImages(few_digits.train.images[:1], few_digits.train.labels[:1]))
+    few = replace(few_digits, validation=first_of(few_digits.train, 1))
     train(clear, few, config, tmp_path, CPU)
     losses = [entry["train_loss"] for entry in outcome(tmp_path)["metrics"]]
     assert losses[0] == pytest.approx(math.log(10), abs=0.3) and losses[-1] < 0.5

@@ -1,0 +1,74 @@
+"""Several processes that train as one, started by torchrun. Each works on its share; sums and gatherings make a whole of it."""
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+PATIENCE = timedelta(hours=12)  # one process may convert a dataset while the others wait
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's rank among `count`. Alone, every method is the identity."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and talks."""
+        return self.rank == 0
+
+    def share(self, total: int, multiple: int = 1) -> range:
+        """This process's part of range(total); the parts are in order, and begin at multiples of `multiple`."""
+        start, stop = (total * rank // self.count // multiple * multiple for rank in (self.rank, self.rank + 1))
+        return range(start, total if self.rank == self.count - 1 else stop)
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Each tensor becomes, in place, its sum over all processes."""
+        if self.count > 1:
+            for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
+                work.wait()
+
+    def gather(self, rows: Tensor, total: int, multiple: int = 1) -> Tensor:
+        """The rows [total,...] of all processes, of which each has its share."""
+        if self.count == 1:
+            return rows
+        whole = rows.new_zeros(total, *rows.shape[1:])
+        part = self.share(total, multiple)
+        whole[part.start:part.stop] = rows
+        dist.all_reduce(whole)
+        return whole
+
+    def any(self, mine: bool) -> bool:
+        """Whether any process says so. The CPU waits for the others here, a GPU does not."""
+        if self.count == 1:
+            return mine
+        flag = torch.tensor(float(mine))
+        dist.all_reduce(flag)
+        return bool(flag)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.any(False)
+
+
+@contextmanager
+def started(device: torch.device) -> Iterator[Processes]:
+    """The processes that torchrun started, of which this is one; without it, this one alone."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Processes()
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield Processes(dist.get_rank(), count)
+    finally:
+        dist.destroy_process_group()
