@@ -16,14 +16,14 @@ from guided_sample.loaders.released import MODELS, table
 from guided_sample.objective import denoiser_task
 from guided_sample.output import OutputFolder
 from guided_sample.posterior import reverse_steps
-from guided_sample.recipes import DENOISERS
+from guided_sample.recipes import denoiser_recipe
 from guided_sample.run import DTYPES, Experiment, Labels, default_out, sample_run
 from guided_sample.sanity import misconfigured
 from guided_sample.timesteps import kept_timesteps
 from guided_sample.unet import UNet, UNetConfig
 from guided_sample.upsample import refuse_misfit
 from noisy_clf.classifier import class_index, nameless
-from noisy_clf.cli_options import DATA, NETWORK, SCHEDULE, TRAINING, options, resolve, schedule_option
+from noisy_clf.cli_options import DATA, EXECUTION, NETWORK, SCHEDULE, TRAINING, execution, options, overridden, schedule_option
 from noisy_clf.datasets import load_dataset
 from noisy_clf.device import exact_float32, pick_device
 from noisy_clf.errors import FriendlyCommand, UserError
@@ -32,6 +32,7 @@ from noisy_clf.foreign.settings import read_settings
 from noisy_clf.loaders import load_classifier_whole
 from noisy_clf.torso import store_torso_as
 from noisy_clf.training import train
+from noisy_clf.training_config import TrainingConfig
 
 LARGEST_PUBLISHED_SCALE = 4
 
@@ -250,9 +251,9 @@ def parse_labels(wanted: list[str], class_names: tuple[str, ...] | None, denoise
               show_default=True, help="Of the reverse steps. Learned: the hybrid loss; fixed: the simple loss.")
 @click.option("--class-conditional", is_flag=True, help="Let the denoiser see the label.")
 @click.option("--attention-order", type=click.Choice(["legacy", "new"]))
-@options(NETWORK, TRAINING)
-def train_ddpm(dataset: str, image_size: int | None, out: Path | None, device: str, noise_schedule: str | None,
-               timesteps: int | None, variance: str, class_conditional: bool, **given: Any) -> None:
+@options(NETWORK, TRAINING, EXECUTION)
+def train_ddpm(dataset: str, data_folder: Path | None, grey: bool, image_size: int | None, out: Path | None, device: str,
+               variance: str, class_conditional: bool, **given: Any) -> None:
     """Train a denoising diffusion model, to sample from with guided-sample.
 
     What is not given is the dataset's recipe. Stop it in any way; the same command goes on, to the same result.
@@ -261,18 +262,20 @@ def train_ddpm(dataset: str, image_size: int | None, out: Path | None, device: s
     train-ddpm --dataset digits
     train-ddpm --variance fixed_small --noise-schedule linear --out runs/simple
     """
-    recipe = DENOISERS[dataset]
-    schedule = schedule_option(recipe, noise_schedule, timesteps, None)
-    settings, training = resolve(recipe, given, UNetConfig)
-    where = pick_device(device)
-    exact_float32()
-    data = load_dataset(dataset, recipe.image_size if image_size is None else image_size)
-    torch.manual_seed(training.seed)
-    network = UNet(UNetConfig(
-        **settings, image_size=data.image_size, in_channels=data.channels,
-        out_channels=data.channels * (2 if variance == "learned_range" else 1),
-        num_classes=len(data.class_names) if class_conditional else None))
-    denoiser = unet_denoiser(network, schedule, variance, class_names=data.class_names if class_conditional else None)
-    out = out or Path("runs") / f"{dataset}-ddpm"
-    train(denoiser_task(denoiser, data), data, training, out, where)
-    click.echo(f"The best model is in {out / 'best'}; sample from it with: guided-sample --model {out} --class none")
+    recipe = denoiser_recipe(dataset)
+    schedule = schedule_option(recipe, given)
+    settings = overridden(recipe.network, given, UNetConfig)
+    training = TrainingConfig(**overridden(recipe.training, given, TrainingConfig))
+    image_size = recipe.image_size if image_size is None else image_size
+    with execution(device, image_size, given) as how:
+        data = load_dataset(dataset, image_size, data_folder, grey)
+        torch.manual_seed(training.seed)
+        network = UNet(UNetConfig(
+            **settings, image_size=data.image_size, in_channels=data.channels,
+            out_channels=data.channels * (2 if variance == "learned_range" else 1),
+            num_classes=len(data.class_names) if class_conditional else None))
+        denoiser = unet_denoiser(network, schedule, variance, class_names=data.class_names if class_conditional else None)
+        out = out or Path("runs") / f"{Path(dataset).stem}-ddpm"
+        train(denoiser_task(denoiser, data), data, training, out, how)
+    if how.processes.first:
+        click.echo(f"The best model is in {out / 'best'}; sample from it with: guided-sample --model {out} --class none")

@@ -11,7 +11,9 @@ from guided_sample.posterior import Step, learned_log_variance, posterior_mean, 
 from noisy_clf.datasets.images import Dataset, to_x_0
 from noisy_clf.datasets.order import in_batches
 from noisy_clf.evaluation import fixed_noise, timestep_at
-from noisy_clf.training import Task
+from noisy_clf.draws import Draws
+from noisy_clf.processes import Processes
+from noisy_clf.training_config import Task
 
 LEVELS = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -33,24 +35,24 @@ def denoiser_task(denoiser: Denoiser, data: Dataset) -> Task:
         log_variance = learned_log_variance(step, denoiser.variance, v[0])
         return simple + 0.001 * T * bound_term(step, x_0, x_t, x0_hat, log_variance)
 
-    def loss(network: nn.Module, x_0: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        t = torch.randint(T, y.shape, generator=generator, device=y.device)
-        eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
-        return loss_at(network, x_0, y, t, eps)
+    def loss(network: nn.Module, x_0: Tensor, y: Tensor, t: Tensor, draws: Draws) -> Tensor:
+        return loss_at(network, x_0, y, t, draws.noise_like(x_0))
 
     @torch.no_grad()
-    def validate(network: nn.Module) -> dict[str, float]:
-        device, total = next(network.parameters()).device, 0.0
-        for indices in in_batches(len(data.validation), 256):
+    def validate(network: nn.Module, processes: Processes) -> dict[str, float]:
+        device = next(network.parameters()).device
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        for indices in in_batches(len(data.validation), 256, processes.share(len(data.validation))):
             images, y = (tensor.to(device) for tensor in data.validation.batch(indices))
             x_0 = to_x_0(images)
             eps = fixed_noise(indices, x_0.shape[1:]).to(device)
             for level in LEVELS:
                 t = torch.full_like(y, timestep_at(level, T))
-                total += loss_at(network, x_0, y, t, eps).sum().item()
-        return {"loss": total / (len(data.validation) * len(LEVELS))}
+                total += loss_at(network, x_0, y, t, eps).double().sum()
+        processes.add([total])
+        return {"loss": total.item() / (len(data.validation) * len(LEVELS))}
 
-    return Task(denoiser.network, loss, validate, denoiser.config())
+    return Task(denoiser.network, T, loss, validate, denoiser.config())
 
 
 def bound_term(step: Step, x_0: Tensor, x_t: Tensor, x0_hat: Tensor, log_variance: Tensor) -> Tensor:

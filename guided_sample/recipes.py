@@ -1,6 +1,7 @@
 """What is known to work: for each dataset a denoiser's architecture and its training."""
 from __future__ import annotations
 
+from noisy_clf.errors import UserError
 from noisy_clf.recipes import Recipe
 
 DENOISERS = {
@@ -11,3 +12,9 @@ DENOISERS = {
         training={"iterations": 5000, "batch_size": 64, "lr": 1e-3, "warmup": 200, "ema": 0.999, "grad_clip": 1.0,
                   "validate_every": 500, "save_every": 500}),
 }
+
+
+def denoiser_recipe(dataset: str) -> Recipe:
+    if dataset not in DENOISERS:
+        raise UserError(f"there is no recipe for a denoiser of {dataset!r} yet; there is: {', '.join(DENOISERS)}.")
+    return DENOISERS[dataset]

@@ -10,15 +10,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noisy_clf import imagenet
-from noisy_clf.encoder_unet import EncoderUNet
+from noisy_clf.backbones import TimmClassifier, TimmConfig
+from noisy_clf.encoder_unet import EncoderUNet, EncoderUNetConfig
 from noisy_clf.errors import UserError
 from noisy_clf.schedule import NoiseSchedule
+
+NETWORKS: dict[str, tuple[Any, Any]] = {  # config.json's type of network -> (its config, the network)
+    "EncoderUNet": (EncoderUNetConfig, EncoderUNet),
+    "timm": (TimmConfig, TimmClassifier),
+}
 
 
 class NoisyClassifier(nn.Module):
     """p(y | x_t) for images of one size, one noise schedule and K named classes."""
 
-    def __init__(self, network: EncoderUNet, schedule: NoiseSchedule, class_names: tuple[str, ...]) -> None:
+    def __init__(self, network: EncoderUNet | TimmClassifier, schedule: NoiseSchedule, class_names: tuple[str, ...]) -> None:
         super().__init__()
         if len(class_names) != network.config.num_classes:
             raise UserError(f"the classifier has {network.config.num_classes} classes but {len(class_names)} class names.")
@@ -42,7 +48,8 @@ class NoisyClassifier(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """What config.json says of this classifier."""
-        return {"kind": "classifier", "network": {"type": "EncoderUNet", **asdict(self.network.config)},
+        kind = next(kind for kind, (config, _) in NETWORKS.items() if type(self.network.config) is config)
+        return {"kind": "classifier", "network": {"type": kind, **asdict(self.network.config)},
                 "schedule": self.schedule.to_config(), "class_names": list(self.class_names)}
 
 

@@ -1,18 +1,22 @@
 """Command-line options that training a classifier and training a denoiser share. An option not given is the recipe's."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
-from noisy_clf import datasets
+from noisy_clf.datasets import DATASETS
+from noisy_clf.device import exact_float32, pick_device
 from noisy_clf.loaders import denoiser_schedule
+from noisy_clf.processes import started
 from noisy_clf.recipes import Recipe
 from noisy_clf.schedule import SCHEDULES, NoiseSchedule
-from noisy_clf.training import TrainingConfig
+from noisy_clf.timestep_sampling import KINDS
+from noisy_clf.training_config import PRECISIONS, Execution
 
 
 class Numbers(click.ParamType):
@@ -30,8 +34,12 @@ class Numbers(click.ParamType):
 
 
 DATA = [
-    click.option("--dataset", type=click.Choice(datasets.DATASETS), default="digits", show_default=True),
-    click.option("--image-size", type=int, help="Pixels a side. [default: the recipe's]"),
+    click.option("--dataset", default="digits", show_default=True, metavar="NAME|PATH",
+                 help=f"{', '.join(DATASETS)}, a folder of class folders, or a .csv of file and label."),
+    click.option("--data", "data_folder", type=click.Path(path_type=Path),
+                 help="Where a named dataset's files are, or are downloaded to. [default: data/NAME]"),
+    click.option("--grey", is_flag=True, help="Of images of your own: one channel instead of three."),
+    click.option("--image-size", type=click.IntRange(min=1), help="Pixels a side. [default: the recipe's]"),
     click.option("--out", type=click.Path(path_type=Path), help="The run's folder. [default: runs/DATASET-KIND]"),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
 ]
@@ -43,10 +51,23 @@ TRAINING = [
     click.option("--weight-decay", type=float),
     click.option("--ema", type=float, help="Decay of the weights' moving average, which is what is kept; 0: none."),
     click.option("--grad-clip", type=float, help="Largest norm of the gradient; 0: any."),
+    click.option("--precision", type=click.Choice(list(PRECISIONS)), help="Of convolutions and products. [default: float32]"),
+    click.option("--t-sampling", metavar="HOW", help=f"At which timesteps: {KINDS}. [default: uniform]"),
+    click.option("--random-crop/--no-random-crop", default=None, help="ADM's: 80 to 100 % of the shorter side."),
+    click.option("--random-flip/--no-random-flip", default=None, help="A mirror image half of the time."),
     click.option("--seed", type=click.IntRange(0, 2**31 - 1),
                  help="Of weights, data order, timesteps, noise and dropout. [default: 0]"),
     click.option("--validate-every", type=int, help="Iterations between validations."),
     click.option("--save-every", type=int, help="Iterations between writes of the training state."),
+]
+EXECUTION = [  # none of which changes what is learned, but by rounding
+    click.option("--microbatch", type=click.IntRange(min=0),
+                 help="Images of a batch that are computed at a time, to save memory; 0: all. [default: all, on a CPU a few]"),
+    click.option("--compile", is_flag=True, help="Through torch.compile: slower to start, then faster."),
+    click.option("--threads", type=click.IntRange(min=0), default=4, show_default=True,
+                 help="That read images ahead of the steps (in each process)."),
+    click.option("--keep", type=click.IntRange(min=1), default=2, show_default=True, help="Training states kept on disk."),
+    click.option("--tensorboard", is_flag=True, help="Metrics for TensorBoard, too (pip install tensorboard)."),
 ]
 NETWORK = [
     click.option("--channels", type=int, help="Base width."),
@@ -68,18 +89,25 @@ def options(*groups: list[Callable[..., Any]]) -> Callable[[Any], Any]:
     return decorate
 
 
-def resolve(recipe: Recipe, given: dict[str, Any], network_kind: type[Any]) -> tuple[dict[str, Any], TrainingConfig]:
-    """(network settings, TrainingConfig): the recipe's, but for what was given."""
-    given = {name: value for name, value in given.items() if value is not None}
-
-    def overridden(settings: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
-        return settings | {field.name: given[field.name] for field in fields(kind) if field.name in given}
-
-    return overridden(recipe.network, network_kind), TrainingConfig(**overridden(recipe.training, TrainingConfig))
+def overridden(settings: dict[str, Any], given: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
+    """The settings, but for those of `kind` that were given."""
+    return settings | {field.name: given[field.name] for field in fields(kind) if given.get(field.name) is not None}
 
 
-def schedule_option(recipe: Recipe, name: str | None, T: int | None, schedule_from: str | None) -> NoiseSchedule:
+@contextmanager
+def execution(device: str, image_size: int, given: dict[str, Any]) -> Iterator[Execution]:
+    """How to compute, on this process's device, with the processes that torchrun started."""
+    where = pick_device(device)
+    on_cpu = {"microbatch": max(1, 128 * 64 ** 2 // image_size ** 2)} if where.type == "cpu" else {}
+    settings = overridden(on_cpu, given, Execution)
+    exact_float32()
+    with started(where) as processes:
+        yield Execution(where, processes, **settings)
+
+
+def schedule_option(recipe: Recipe, given: dict[str, Any]) -> NoiseSchedule:
     """The schedule that was asked for: a denoiser's, or a named one with T timesteps."""
+    name, T, schedule_from = given["noise_schedule"], given["timesteps"], given.get("schedule_from")
     if schedule_from is not None:
         if name or T is not None:
             raise click.UsageError("--schedule-from brings schedule and T of its own; "

@@ -1,15 +1,23 @@
 """Where to compute."""
 from __future__ import annotations
 
+import os
+
 import torch
 
 from noisy_clf.errors import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the first GPU there is, else the CPU; one that is not there is refused."""
+    """`auto` is the first GPU there is, else the CPU; one that is not there is refused.
+
+    Of the processes that torchrun starts on a machine, `auto` and `cuda` give each a GPU of its own.
+    """
+    mine = os.environ.get("LOCAL_RANK")
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and mine is not None:
+        name = f"cuda:{mine}"
     there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())] + (
         ["mps"] if torch.backends.mps.is_available() else [])
     try:

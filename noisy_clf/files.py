@@ -3,13 +3,16 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
+from tqdm import tqdm
 
 from noisy_clf.errors import UserError, disk_trouble
 
@@ -33,6 +36,22 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise UserError(f"{path} could not be written ({error}); what stood there before is untouched.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(lock: Path, what: str) -> Iterator[None]:
+    """Within, this process alone of its machine: others wait, and tell for what. A file system without locks keeps none out."""
+    file = FileLock(lock)
+    with suppress(NotImplementedError):
+        try:
+            file.acquire(timeout=0)
+        except Timeout:
+            tqdm.write(f"waiting for another process that {what}", file=sys.stderr)
+            file.acquire()
+    try:
+        yield
+    finally:
+        file.release()
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -63,6 +63,25 @@ class Downsample(nn.Module):
         return self.op(x)
 
 
+class Dropout(nn.Dropout):
+    """Dropout that, where there are `generators`, one a sample, draws each sample's mask from its own."""
+
+    generators: list[torch.Generator] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0 or self.generators is None:
+            return super().forward(x)
+        return x * self.mask(x)
+
+    @torch.compiler.disable
+    def mask(self, x: Tensor) -> Tensor:
+        assert self.generators is not None and len(self.generators) == len(x)
+        kept = torch.empty_like(x)
+        for row, generator in zip(kept, self.generators):
+            row.bernoulli_(1 - self.p, generator=generator)
+        return kept / (1 - self.p)
+
+
 class ResBlock(nn.Module):
     """Two convolutions around the time embedding, with a skip connection; it may resample on the way. (ADM sec. 3)"""
 
@@ -76,7 +95,7 @@ class ResBlock(nn.Module):
         self.emb_layers = nn.Sequential(
             nn.SiLU(), nn.Linear(emb_width, 2 * out_channels if scale_shift else out_channels))
         self.out_layers = nn.Sequential(
-            GroupNorm32(out_channels), nn.SiLU(), nn.Dropout(dropout),
+            GroupNorm32(out_channels), nn.SiLU(), Dropout(dropout),
             zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)))
         self.skip_connection = nn.Identity() if out_channels == channels else nn.Conv2d(channels, out_channels, 1)
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
+from noisy_clf.backbone_weights import CLEAN, NoisedImages, clean_classifier, weights_digest
 from noisy_clf.checkpoint import CONFIG, WEIGHTS, Kind, ModelFolder, bundled_models, config_from, file_digest
-from noisy_clf.classifier import NoisyClassifier
+from noisy_clf.classifier import NETWORKS, NoisyClassifier
 from noisy_clf.foreign.diffusers_scheduler import find_scheduler, is_diffusers_folder, read_schedule, read_scheduler
 from noisy_clf.foreign.download import checked_digest, obtain
-from noisy_clf.encoder_unet import EncoderUNet, EncoderUNetConfig
 from noisy_clf.errors import UserError
 from noisy_clf.foreign.guided_diffusion import classifier_from_file
 from noisy_clf.foreign.settings import Settings
@@ -32,28 +32,47 @@ class LoadedClassifier:
     config: dict[str, Any]
 
 
-def load_classifier(name_or_path: str | Path, settings: Settings | None = None) -> NoisyClassifier:
-    """A bundled or released classifier by name, or one from its folder or its bare .pt file; frozen, in evaluation mode.
+def load_classifier(name_or_path: str | Path, settings: Settings | None = None,
+                    images: NoisedImages | None = None) -> NoisyClassifier:
+    """A bundled or released classifier by name, one from its folder or its bare .pt file, or a clean one of timm's
+    ("timm:NAME", "timm:NAME@WEIGHTS"); frozen, in evaluation mode.
 
     settings  for a bare file, what the shapes of its tensors do not tell
+    images    for timm's, what it is to look at
     """
-    return load_classifier_whole(name_or_path, settings).classifier
+    return load_classifier_whole(name_or_path, settings, images).classifier
 
 
-def load_classifier_whole(name_or_path: str | Path, settings: Settings | None = None) -> LoadedClassifier:
+def load_classifier_whole(name_or_path: str | Path, settings: Settings | None = None,
+                          images: NoisedImages | None = None) -> LoadedClassifier:
+    if str(name_or_path).startswith(CLEAN):
+        return load_clean(str(name_or_path), settings, images)
     file = released_or_bare_file(name_or_path, settings, "classifier")
     if file is not None:
         classifier = classifier_from_file(file.path, file.settings)
         return LoadedClassifier(classifier, file.digest(), classifier.config())
     folder = ModelFolder.open(name_or_path, "classifier")
     fields = dict(folder.config["network"])
-    if fields.pop("type", None) != "EncoderUNet":
-        raise UserError(f"{folder.path}: unknown type of classifier; there is: EncoderUNet.")
+    kind = str(fields.pop("type", None))
+    if kind not in NETWORKS:
+        raise UserError(f"{folder.path}: unknown type of classifier; there is: {', '.join(NETWORKS)}.")
+    config, network_of = NETWORKS[kind]
     with torch.device("meta"):
-        network = EncoderUNet(config_from(EncoderUNetConfig, fields, folder.path))
+        network = network_of(config_from(config, fields, folder.path))
     folder.load_weights(network)
     classifier = NoisyClassifier(network, folder.schedule, folder.class_names).eval().requires_grad_(False)
     return LoadedClassifier(classifier, folder.digest, classifier.config())
+
+
+def load_clean(name: str, settings: Settings | None, images: NoisedImages | None) -> LoadedClassifier:
+    if settings is not None:
+        raise UserError(f"{name} brings settings of its own; settings are for bare .pt files: leave them out.")
+    if images is None:
+        raise UserError(f"{name} learned on clean images and has no noise schedule of its own; it can guide a denoiser, whose "
+                        f"schedule it then takes.")
+    model, _, weights = name.removeprefix(CLEAN).partition("@")
+    classifier = clean_classifier(model, weights or None, images)
+    return LoadedClassifier(classifier, weights_digest(classifier.network), classifier.config())
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from noisy_clf.errors import UserError
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -15,11 +17,56 @@ class Recipe:
     training: dict[str, Any]
 
 
-CLASSIFIERS = {
+def adm(image_size: int, schedule: str, channel_mult: tuple[float, ...], depth: int, **training: Any) -> Recipe:
+    """As the released classifiers were trained. (ADM appendix, table of classifiers' hyperparameters)"""
+    return Recipe(
+        schedule, image_size,
+        network={"channels": 128, "channel_mult": channel_mult, "res_blocks": depth, "attention_at": (32, 16, 8),
+                 "head_channels": 64, "pool": "attention"},
+        training={"ema": 0.0, "random_crop": True, "random_flip": True, "validate_every": 5000, "save_every": 1000, **training})
+
+
+IMAGENET = {
+    64: adm(64, "cosine", (1, 2, 3, 4), 4, iterations=300_000, batch_size=1024, lr=6e-4, weight_decay=0.2),
+    128: adm(128, "linear", (1, 1, 2, 3, 4), 2, iterations=300_000, batch_size=256, lr=3e-4, weight_decay=0.05),
+    256: adm(256, "linear", (1, 1, 2, 2, 4, 4), 2, iterations=500_000, batch_size=256, lr=3e-4, weight_decay=0.05),
+    512: adm(512, "linear", (0.5, 1, 1, 2, 2, 4, 4), 2, iterations=500_000, batch_size=256, lr=3e-4, weight_decay=0.05),
+}
+SMALL = {  # for 32 pixels and less: of the same make, but not published
+    "channels": 64, "channel_mult": (1, 2, 2, 2), "res_blocks": 2, "attention_at": (16, 8), "head_channels": 64, "dropout": 0.1,
+    "pool": "attention"}
+OWN = {"iterations": 50_000, "batch_size": 128, "lr": 3e-4, "warmup": 500, "weight_decay": 0.05, "ema": 0.999,
+       "random_crop": True, "random_flip": True, "validate_every": 1000, "save_every": 1000}
+WRITTEN = OWN | {"iterations": 10_000, "random_flip": False}  # a mirrored digit is another one
+NAMED = {
     "digits": Recipe(  # 97-99 % at t = 0; some 5 minutes on two cores
         schedule="cosine", image_size=16,
         network={"channels": 32, "channel_mult": (1, 2, 2), "res_blocks": 1, "attention_at": (8, 4), "head_channels": 32,
                  "dropout": 0.1, "pool": "attention"},
         training={"iterations": 2000, "batch_size": 128, "lr": 6e-4, "weight_decay": 0.2, "ema": 0.995,
                   "validate_every": 250, "save_every": 250}),
+    "imagenet64": IMAGENET[64],
+    "imagenet32": Recipe("cosine", 32, {**IMAGENET[64].network, "channel_mult": (1, 2, 2, 2), "attention_at": (16, 8)},
+                         IMAGENET[64].training),
+    "imagenet": IMAGENET[256],
+    "cifar10": Recipe("cosine", 32, SMALL, OWN),
+    "cifar100": Recipe("cosine", 32, SMALL, OWN),
+    "mnist": Recipe("cosine", 32, {**SMALL, "channels": 32, "head_channels": 32}, WRITTEN),
+    "fashion-mnist": Recipe("cosine", 32, {**SMALL, "channels": 32, "head_channels": 32}, OWN | {"iterations": 20_000}),
 }
+
+
+def classifier_recipe(dataset: str, image_size: int | None) -> Recipe:
+    """A dataset's own; for images of one's own (64 pixels unless told), a network by their size."""
+    if dataset == "imagenet" and image_size is not None:
+        if image_size not in IMAGENET:
+            raise UserError(f"there is no recipe for ImageNet at {image_size} pixels; there are: "
+                            f"{', '.join(map(str, IMAGENET))}.")
+        return IMAGENET[image_size]
+    if dataset in NAMED:
+        return NAMED[dataset]
+    size = image_size or 64
+    if size < 64:
+        return Recipe("cosine", size, SMALL, OWN)
+    known = max(published for published in IMAGENET if published <= size)
+    return Recipe(IMAGENET[known].schedule, size, {**IMAGENET[known].network, "res_blocks": 2}, OWN)

@@ -24,6 +24,7 @@ from guided_sample.noise import SampleNoise
 from guided_sample.posterior import reverse_steps
 from guided_sample.samplers import ddim, ddpm
 from guided_sample.timesteps import kept_timesteps
+from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.loaders import load_classifier
 from noisy_clf.datasets import load_dataset
 from noisy_clf.datasets.images import to_x_0
@@ -33,10 +34,10 @@ SCALES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 SAMPLERS = {"ddpm": (ddpm, "50"), "ddim": (ddim, "ddim25")}
 
 
-def drawn(sampler: str, scale: float, y: torch.Tensor) -> np.ndarray:
+def drawn(classifier: NoisyClassifier, sampler: str, scale: float, y: torch.Tensor) -> np.ndarray:
     """One sample for each label of y, float [N,D]."""
     sample, spec = SAMPLERS[sampler]
-    denoiser, classifier = load_denoiser("digits"), load_classifier("digits")
+    denoiser = load_denoiser("digits")
     steps = reverse_steps(denoiser.schedule, kept_timesteps(spec, denoiser.schedule.T))
     guide = ClassifierGuidance(classifier, y, scale) if scale else None
     noise = SampleNoise(0, range(len(y)), denoiser.shape, torch.device("cpu"))
@@ -59,8 +60,9 @@ def recall(real: np.ndarray, fake: np.ndarray, neighbour: int = 3) -> float:
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default="runs/tradeoff", show_default=True)
+@click.option("--classifier", default="digits", show_default=True, help="The one that guides: a name or a path.")
 @click.option("--per-class", type=int, default=50, show_default=True)
-def main(out: Path, per_class: int) -> None:
+def main(out: Path, classifier: str, per_class: int) -> None:
     data = load_dataset("digits")
     real, labels = to_x_0(data.train.whole()[0]).flatten(1).numpy(), data.train.labels.numpy()
     judge = SVC().fit(real, labels)
@@ -71,7 +73,7 @@ def main(out: Path, per_class: int) -> None:
     rows = []
     for sampler in SAMPLERS:
         for scale in SCALES:
-            x = drawn(sampler, scale, y)
+            x = drawn(load_classifier(classifier), sampler, scale, y)
             seen = judge.predict(x)
             row = {"sampler": sampler, "steps": SAMPLERS[sampler][1], "scale": scale,
                    "agreement": float((seen == y.numpy()).mean()),
@@ -82,7 +84,7 @@ def main(out: Path, per_class: int) -> None:
             rows.append(row)
             click.echo("  ".join(f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
                                  for name, value in row.items()))
-    write_json(out / "tradeoff.json", {"per_class": per_class, "rows": rows})
+    write_json(out / "tradeoff.json", {"classifier": classifier, "per_class": per_class, "rows": rows})
     figure = Figure(figsize=(9, 3), layout="constrained")
     for axes, name in zip(figure.subplots(1, 3), ("agreement", "diversity", "recall")):
         for sampler in SAMPLERS:

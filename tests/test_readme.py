@@ -7,7 +7,8 @@ import click
 import pytest
 
 from guided_sample.cli import guided_sample, train_ddpm
-from noisy_clf.cli import eval_noisy_clf, train_noisy_clf
+from noisy_clf.cli import train_noisy_clf
+from noisy_clf.eval_cli import eval_noisy_clf
 from noisy_clf.foreign.settings import read_settings
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")

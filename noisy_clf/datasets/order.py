@@ -22,6 +22,8 @@ def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
-def in_batches(count: int, batch_size: int) -> Iterator[Tensor]:
-    for start in range(0, count, batch_size):
-        yield torch.arange(start, min(start + batch_size, count))
+def in_batches(count: int, batch_size: int, share: range | None = None) -> Iterator[Tensor]:
+    """All of range(count), or of a process's share of it, in order."""
+    share = range(count) if share is None else share
+    for start in range(share.start, share.stop, batch_size):
+        yield torch.arange(start, min(start + batch_size, share.stop))

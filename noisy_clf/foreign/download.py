@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import sys
 import time
 from contextlib import suppress
 from http.client import HTTPException, HTTPResponse
@@ -18,11 +17,10 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from noisy_clf.errors import UserError, disk_trouble
-from noisy_clf.files import atomic_write, read_json, write_json
+from noisy_clf.files import atomic_write, locked, read_json, write_json
 
 SOURCE = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021"
 PATIENCE = 5  # tries in a row that bring nothing
@@ -54,21 +52,14 @@ def obtain(file: str) -> Path:
         return found
     path = cache_folder() / file
     part, url = path.with_name(f"{file}.part"), f"{source()}/{quote(file)}"
-    lock = FileLock(f"{part}.lock")
+    lock = part.with_name(f"{part.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            tqdm.write(f"waiting for another process that downloads {file}", file=sys.stderr)
-            lock.acquire()
-        try:
+        with locked(lock, f"downloads {file}"):
             if not cached(file):
                 download(url, part, path)
             with suppress(OSError):  # whoever waits finds the file, with or without this lock
-                os.unlink(lock.lock_file)
-        finally:
-            lock.release()
+                os.unlink(lock)
     except KeyboardInterrupt as error:
         raise UserError(f"stopped: {what_is_there(part)}.") from error
     except OSError as error:

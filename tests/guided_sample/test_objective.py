@@ -9,6 +9,9 @@ from guided_sample.denoiser import x0_from_eps
 from guided_sample.objective import bound_term, denoiser_task, gaussian_kl, pixel_log_prob
 from guided_sample.posterior import learned_log_variance, step_table
 from noisy_clf.datasets import load_dataset
+from noisy_clf.datasets.images import to_x_0
+from noisy_clf.draws import Draws
+from noisy_clf.processes import Processes
 from noisy_clf.schedule import NoiseSchedule
 from tests.conftest import SCHEDULE, tiny_denoiser
 from tests.oracles import Exact
@@ -59,11 +62,15 @@ def test_the_bounds_terms_vanish_where_the_reverse_step_is_exact():
     torch.testing.assert_close(shifted, kl.flatten()[1:], rtol=1e-3, atol=1e-6)
 
 
+def draws(count: int) -> Draws:
+    return Draws(0, range(count), torch.device("cpu"))
+
+
 def test_simple_loss_is_the_squared_error_of_eps():
     denoiser, data = tiny_denoiser(variance="fixed_small", out_channels=1), load_dataset("digits", 8)
-    x_0, y = data.train.batch(torch.arange(500))
+    images, y = data.train.batch(torch.arange(500))
     silent = Exact(lambda x_t, t, y: torch.zeros_like(x_t))
-    losses = denoiser_task(denoiser, data).loss(silent, x_0, y, torch.Generator().manual_seed(0))
+    losses = denoiser_task(denoiser, data).loss(silent, to_x_0(images), y, torch.arange(500) % 50, draws(500))
     assert losses.shape == (500,)
     assert losses.mean().item() == pytest.approx(1, abs=4 * math.sqrt(2 / (500 * 64)))  # E[eps^2] = 1, its variance 2
 
@@ -71,14 +78,13 @@ def test_simple_loss_is_the_squared_error_of_eps():
 def test_hybrid_loss_teaches_eps_by_the_simple_loss_alone():
     denoiser = tiny_denoiser()
     data = load_dataset("digits", 8)
-    x_0, y = data.train.batch(torch.arange(16))
-    hybrid = denoiser_task(denoiser, data).loss(denoiser.network, x_0, y, torch.Generator().manual_seed(0)).mean()
+    images, y = data.train.batch(torch.arange(16))
+    x_0, t = to_x_0(images), 3 * torch.arange(16)
+    hybrid = denoiser_task(denoiser, data).loss(denoiser.network, x_0, y, t, draws(16)).mean()
     last_bias = denoiser.network.out[2].bias
     hybrid_gradient, = torch.autograd.grad(hybrid, last_bias)
 
-    generator = torch.Generator().manual_seed(0)
-    t = torch.randint(50, y.shape, generator=generator)
-    eps = torch.randn(x_0.shape, generator=generator)
+    eps = draws(16).noise_like(x_0)
     output = denoiser.network(SCHEDULE.add_noise(x_0, t, eps), t)
     simple_gradient, = torch.autograd.grad((eps - output[:, :1]).square().mean(), last_bias)
     torch.testing.assert_close(hybrid_gradient[0], simple_gradient[0])
@@ -92,4 +98,4 @@ def test_hybrid_loss_teaches_eps_by_the_simple_loss_alone():
 def test_validation_is_the_same_each_time():
     data = load_dataset("digits", 8)
     task = denoiser_task(tiny_denoiser(), data)
-    assert task.validate(task.network) == task.validate(task.network)
+    assert task.validate(task.network, Processes()) == task.validate(task.network, Processes())

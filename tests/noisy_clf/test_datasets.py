@@ -78,8 +78,19 @@ def test_batch_picks_images_with_their_labels() -> None:
 
 
 def test_unknown_dataset_is_refused_with_those_there_are() -> None:
-    with pytest.raises(UserError, match="unknown dataset 'mnist'; there are: digits"):
-        load_dataset("mnist")
+    with pytest.raises(UserError, match="there is no dataset 'nosuch'; give one of digits, imagenet64, .*, a folder of class"):
+        load_dataset("nosuch")
+
+
+@pytest.mark.parametrize("name", ["imagenet64", "imagenet32", "imagenet"])
+def test_data_that_is_missing_is_told_with_the_files_and_their_place(name: str) -> None:
+    with pytest.raises(UserError, match=f"data/{name}.*" + ("n01440764" if name == "imagenet" else "train_data_batch_1 to 10")):
+        load_dataset(name)
+
+
+def test_imagenet64_at_another_size_is_refused() -> None:
+    with pytest.raises(UserError, match="imagenet64 has 64 pixels a side, not 128; leave out --image-size, or use imagenet"):
+        load_dataset("imagenet64", 128)
 
 
 @pytest.mark.parametrize("image_size", [7, 0, -8])

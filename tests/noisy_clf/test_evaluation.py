@@ -1,19 +1,21 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.datasets.images import ArrayImages, Dataset, LabelledImages, to_x_0
-from noisy_clf.evaluation import (Quality, as_json, calibration_error, draw, evaluate, fixed_noise, quality, table,
-                                  timestep_at)
+from noisy_clf.evaluation import Quality, calibration_error, evaluate, fixed_noise, measured, quality, timestep_at
+from noisy_clf.processes import Processes
 from noisy_clf.schedule import NoiseSchedule
+from tests.oracles import Mixture
 
 LABELS = torch.tensor([0, 1, 2, 3, 3, 0, 0, 1])  # of K = 4
 IMAGES = LabelledImages(ArrayImages((60 * LABELS + 30).to(torch.uint8)[:, None, None, None].expand(8, 1, 8, 8).numpy()), LABELS)
@@ -26,6 +28,7 @@ class Stub(nn.Module):
         super().__init__()
         self.certainty = nn.Parameter(torch.tensor(float(certainty)))
         self.schedule = NoiseSchedule.named("cosine", 1000)
+        self.class_names = ("a", "b", "c", "d")
         self.seen: list[Tensor] = []
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -51,19 +54,36 @@ def test_confidences_of_one_bin_are_averaged_before_they_are_compared() -> None:
     assert calibration_error(confidence, right, bins=100) == pytest.approx((0.41 + 0.55) / 2)
 
 
+def quality_of(log_probs: Tensor, y: Tensor) -> Quality:
+    """Of a classifier that answers log_probs [N,K], at t = 7."""
+    numbers = measured(lambda x_t, t: log_probs, torch.zeros(len(y), 1, 1, 1), y, y, False)  # type: ignore[arg-type]
+    return quality(7, numbers, top5=log_probs.shape[1] > 5, gradients=False)
+
+
 def test_quality_of_hand_made_probabilities() -> None:
-    log_probs = torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.2, 0.6]]).log()
-    found = quality(7, log_probs, torch.tensor([0, 1]))
-    assert (found.t, found.accuracy) == (7, 0.5)
+    found = quality_of(torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.2, 0.6]]).log(), torch.tensor([0, 1]))
+    assert (found.t, found.accuracy, found.top5, found.gradient_norm) == (7, 0.5, None, None)
     assert found.nll == pytest.approx(-(math.log(0.8) + math.log(0.2)) / 2)
+    assert found.nll_error == pytest.approx(math.log(4) / 2 / math.sqrt(2))  # the two are log 4 apart
     assert found.ece == pytest.approx((0.2 + 0.6) / 2)
 
 
 @pytest.mark.parametrize("K", [2, 10])
 def test_uniform_probabilities_have_nll_log_k(K: int) -> None:
-    found = quality(0, torch.full((5, K), -math.log(K)), torch.arange(5) % K)
+    found = quality_of(torch.full((5, K), -math.log(K)), torch.arange(5) % K)
     assert found.nll == pytest.approx(math.log(K))
     assert found.ece == pytest.approx(abs(found.accuracy - 1 / K))
+
+
+def test_top_5_counts_the_five_most_probable_classes() -> None:
+    falling = torch.arange(8, 0, -1).float().expand(8, 8).log_softmax(dim=1)  # class 0 the most probable
+    found = quality_of(falling, torch.arange(8))
+    assert (found.accuracy, found.top5) == (1 / 8, 5 / 8)
+
+
+def test_ties_do_not_make_every_class_one_of_the_first_five() -> None:
+    found = quality_of(torch.zeros(8, 8).log_softmax(dim=1), torch.arange(8))
+    assert (found.accuracy, found.top5) == (1 / 8, 5 / 8)
 
 
 def test_a_perfect_classifier_is_perfect() -> None:
@@ -124,25 +144,111 @@ def test_timestep_at_t_over_T_is_t(T: int) -> None:
     assert [timestep_at(t / T, T) for t in range(T)] == list(range(T))
 
 
-ROWS = [Quality(0, 0.985, 0.0512, 0.011), Quality(500, 0.5, 1.25, 0.2)]
+def mixture(K: int = 7) -> Mixture:
+    means = torch.rand(K, 1, 6, 6, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return Mixture(means, 0.2, NoiseSchedule.named("linear", 100), weights=[(k + 1) * 2 / (K * (K + 1)) for k in range(K)])
 
 
-def test_table_has_a_line_a_level_in_columns() -> None:
-    header, first, second = table(ROWS, T=1000).splitlines()
-    assert header.split() == ["t/T", "t", "accuracy", "NLL", "(nats)", "ECE"]
-    assert first.split() == ["0.00", "0", "98.5%", "0.0512", "0.011"]
-    assert second.split() == ["0.50", "500", "50.0%", "1.2500", "0.200"]
-    assert len(header) == len(first) == len(second)
+def drawn_from(exact: Mixture, count: int) -> LabelledImages:
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.multinomial(exact.log_weights.exp(), count, replacement=True, generator=generator)
+    x_0 = exact.means[labels] + exact.std * torch.randn(count, *exact.means.shape[1:], generator=generator)
+    return LabelledImages(ArrayImages(((x_0 + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()), labels)
 
 
-def test_as_json_names_each_number() -> None:
-    assert as_json(ROWS)[1] == {"t": 500, "accuracy": 0.5, "nll": 1.25, "ece": 0.2}
+def with_a_parameter(classifier: NoisyClassifier) -> NoisyClassifier:
+    """A formula has none, and the device is that of the parameters."""
+    classifier.network.register_parameter("none", nn.Parameter(torch.zeros(())))
+    return classifier
 
 
-@pytest.mark.parametrize("rows", [ROWS, ROWS[:1]])
-def test_draw_writes_a_whole_png_and_nothing_else(rows: list[Quality], tmp_path: Path) -> None:
-    draw(rows, T=1000, K=10, path=tmp_path / "new" / "evaluation.png")
-    with Image.open(tmp_path / "new" / "evaluation.png") as image:
-        image.load()
-        assert image.format == "PNG" and image.size == (1200, 360)
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["evaluation.png"]
+@pytest.mark.parametrize("batch_size", [None, 7])
+def test_gradient_nll_and_accuracy_of_the_exact_classifier(batch_size: int | None) -> None:
+    exact = mixture()
+    data = drawn_from(exact, 30)
+    images, y = data.whole()
+    levels = [0, 0.2, 0.6, 0.99]
+    for level, row in zip(levels, evaluate(with_a_parameter(exact.classifier()), data, levels, batch_size, gradients=True)):
+        t = torch.full((30,), timestep_at(level, 100))
+        x_t = exact.schedule.add_noise(to_x_0(images), t, fixed_noise(torch.arange(30), (1, 6, 6)))
+        log_probs = exact.logits(x_t, t).log_softmax(dim=1)
+        nll = -log_probs.gather(1, y[:, None])
+        assert row.nll == pytest.approx(nll.mean().item(), rel=1e-5, abs=1e-7)
+        assert row.nll_error == pytest.approx(nll.std(correction=0).item() / math.sqrt(30), rel=1e-5, abs=1e-7)
+        assert row.accuracy == pytest.approx((log_probs.argmax(dim=1) == y).double().mean().item())
+        assert row.top5 == pytest.approx((log_probs.topk(5).indices == y[:, None]).any(dim=1).double().mean().item())
+        norms = exact.grad_log_prob(x_t, t, y).flatten(1).norm(dim=1)
+        assert row.gradient_norm == pytest.approx(norms.mean().item(), rel=1e-4, abs=1e-7)
+
+
+def test_gradients_change_nothing_else_and_leave_no_trace(classifier: NoisyClassifier, few_digits: Dataset) -> None:
+    without = evaluate(classifier, few_digits.validation, [0.2, 0.8])
+    found = evaluate(classifier, few_digits.validation, [0.2, 0.8], gradients=True)
+    assert [replace(row, gradient_norm=None) for row in found] == without
+    assert all(row.gradient_norm and row.gradient_norm > 0 for row in found)
+    assert all(parameter.grad is None for parameter in classifier.parameters())
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_each_image_has_its_own_gradient(classifier: NoisyClassifier, few_digits: Dataset, batch_size: int) -> None:
+    together, apart = (evaluate(classifier, few_digits.validation, [0.2, 0.8], size, gradients=True)
+                       for size in (12, batch_size))
+    for found, expected in zip(apart, together):
+        assert found.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-4)
+
+
+def test_chosen_images_keep_the_noise_of_their_own(classifier: NoisyClassifier, few_digits: Dataset) -> None:
+    data, chosen = few_digits.validation, torch.tensor([1, 4, 9])
+    found, = evaluate(classifier, data, [0.5], chosen=chosen)
+    alone = [evaluate(classifier, data, [0.5], chosen=one[None])[0].nll for one in chosen]
+    assert found.nll == pytest.approx(sum(alone) / 3, rel=1e-5)
+    images, y = data.batch(chosen)
+    t = torch.full((3,), found.t)
+    x_t = classifier.schedule.add_noise(to_x_0(images), t, fixed_noise(chosen, (1, 8, 8)))
+    assert found.nll == pytest.approx(-classifier.log_prob(x_t, t, y).mean().item(), rel=1e-5)
+
+
+@dataclass(frozen=True)
+class Thread(Processes):
+    """One of several processes that are threads."""
+
+    rows: dict[int, Tensor] = field(default_factory=dict)
+    meeting: threading.Barrier = field(default_factory=lambda: threading.Barrier(1))
+
+    def gather(self, rows: Tensor, total: int, multiple: int = 1) -> Tensor:
+        assert len(rows) == len(self.share(total, multiple))
+        self.rows[self.rank] = rows
+        self.meeting.wait(60)
+        return torch.cat([self.rows[rank] for rank in range(self.count)])
+
+
+@pytest.mark.parametrize("count, batch_size", [(2, 4), (3, 5), (5, 4)])  # the last: more processes than batches
+def test_the_result_is_that_of_one_process_to_the_bit(
+        classifier: NoisyClassifier, few_digits: Dataset, count: int, batch_size: int) -> None:
+    rows: dict[int, Tensor] = {}
+    meeting = threading.Barrier(count)
+
+    def result(rank: int) -> list[Quality]:
+        return evaluate(classifier, few_digits.validation, [0.2, 0.8], batch_size, gradients=True,
+                        processes=Thread(rank, count, rows, meeting))
+
+    alone = evaluate(classifier, few_digits.validation, [0.2, 0.8], batch_size, gradients=True)
+    with ThreadPoolExecutor(count) as pool:
+        assert list(pool.map(result, range(count))) == [alone] * count
+
+
+@pytest.mark.parametrize("image_size, expected", [(8, [256, 44]), (64, [64] * 4 + [44]), (128, [16] * 18 + [12])])
+def test_larger_images_come_in_smaller_batches(image_size: int, expected: list[int]) -> None:
+    grey = torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(300, 1, image_size, image_size).numpy()
+    stub = Stub(certainty=1)
+    evaluate(stub, LabelledImages(ArrayImages(grey), torch.arange(300) % 4), [0])  # type: ignore[arg-type]
+    assert [len(seen) for seen in stub.seen] == expected
+
+
+def test_a_bar_is_drawn_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(Stub(certainty=1), IMAGES, [0, 0.5])  # type: ignore[arg-type]
+    assert capsys.readouterr().err == ""
+    evaluate(Stub(certainty=1), IMAGES, [0, 0.5], progress="mine")  # type: ignore[arg-type]
+    assert "mine: 100%" in capsys.readouterr().err
+    evaluate(Stub(certainty=1), IMAGES, [0, 0.5], progress=True)  # type: ignore[arg-type]
+    assert "16/16" in capsys.readouterr().err

@@ -26,11 +26,15 @@ from noisy_clf.datasets.images import Dataset
 from noisy_clf.errors import UserError
 from noisy_clf.objective import classifier_task
 from noisy_clf.schedule import NoiseSchedule
-from noisy_clf.training import METRICS, STATE, Run, Task, TrainingConfig, step_of, train
+from noisy_clf.metrics_log import step_of
+from noisy_clf.training import METRICS, train
+from noisy_clf.training_config import Execution, Task, TrainingConfig
+from noisy_clf.training_run import Run, states
 from tests.commands import assert_refused, invoke
 from tests.noisy_clf.conftest import TINY_FLAGS, TouchesAFile, first_of, snapshot, tiny_network
 
-CPU = torch.device("cpu")
+CPU = Execution()
+TIMINGS = ("images_per_second", "waited_for_images")
 CONFIG = TrainingConfig(  # the state is written with a validation, between two, and after one: each must go on the same
     iterations=10, batch_size=8, lr=1e-3, warmup=3, weight_decay=0.1, ema=0.9, grad_clip=1.0, seed=3,
     validate_every=4, save_every=2)
@@ -50,8 +54,21 @@ def task(data: Dataset, config: TrainingConfig = CONFIG, schedule: NoiseSchedule
 def outcome(folder: Path) -> dict[str, Any]:
     """All that a run leaves, but for how fast it was."""
     metrics = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
-    return {"metrics": [{name: value for name, value in entry.items() if name != "images_per_second"} for entry in metrics],
+    return {"metrics": [{name: value for name, value in entry.items() if name not in TIMINGS} for entry in metrics],
             **{f"{name}/{file}": content for name in ("best", "last") for file, content in snapshot(folder / name).items()}}
+
+
+def new_run(task: Task, config: TrainingConfig, data: Dataset, folder: Path) -> Run:
+    return Run(task, config, data, folder, CPU)
+
+
+def step_on(run: Run) -> None:
+    run.train_step(*run.read(run.step))
+
+
+def saved_step(folder: Path) -> int:
+    """Of the newest training state."""
+    return torch.load(states(folder)[0], weights_only=True)["step"]
 
 
 def about(folder: Path) -> dict[str, float]:
@@ -97,10 +114,10 @@ def test_a_classifier_starts_near_log_k_and_learns_images_of_little_noise(few_di
 
 @pytest.mark.parametrize("ema", [0.0, 0.8])
 def test_average_is_the_weighted_sum_of_all_weights(few_digits: Dataset, tmp_path: Path, ema: float) -> None:
-    run = Run(task(few_digits), replace(CONFIG, ema=ema), few_digits, tmp_path)
+    run = new_run(task(few_digits), replace(CONFIG, ema=ema), few_digits, tmp_path)
     weights = [torch.nn.utils.parameters_to_vector(run.network.parameters()).detach().clone()]
     for _ in range(6):
-        run.train_step(CPU)
+        step_on(run)
         weights.append(torch.nn.utils.parameters_to_vector(run.network.parameters()).detach().clone())
     assert not torch.equal(weights[0], weights[1])
     expected = ema ** 6 * weights[0] + sum((1 - ema) * ema ** (6 - n) * weights[n] for n in range(1, 7))
@@ -109,7 +126,7 @@ def test_average_is_the_weighted_sum_of_all_weights(few_digits: Dataset, tmp_pat
 
 def test_the_best_model_is_that_of_the_lowest_validation_loss(few_digits: Dataset, tmp_path: Path) -> None:
     losses = iter([0.5, 0.2, 0.4])
-    start_task = replace(task(few_digits), validate=lambda network: {"loss": next(losses)})
+    start_task = replace(task(few_digits), validate=lambda network, processes: {"loss": next(losses)})
     train(start_task, few_digits, CONFIG, tmp_path, CPU)
     assert about(tmp_path / "best") == {"step": 8, "loss": 0.2}
     assert about(tmp_path / "last") == {"step": 10, "loss": 0.4}
@@ -128,10 +145,10 @@ def test_each_setting_matters(few_digits: Dataset, whole: Path, tmp_path: Path, 
 
 
 def test_saved_and_continued_equals_uninterrupted(few_digits: Dataset, whole: Path, tmp_path: Path) -> None:
-    run = Run(task(few_digits), CONFIG, few_digits, tmp_path)
+    run = new_run(task(few_digits), CONFIG, few_digits, tmp_path)
     run.network.train()
     for _ in range(5):
-        run.train_step(CPU)
+        step_on(run)
         if run.step == 4:  # as train() does
             run.validate()
             (tmp_path / METRICS).write_bytes((whole / METRICS).read_bytes().splitlines(keepends=True)[0])
@@ -176,11 +193,11 @@ def with_signals(monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
     """From now on, a training is sent these signals in its 7th step, which writes no state of itself."""
     step = Run.train_step
 
-    def interrupted(run: Run, device: torch.device) -> None:
+    def interrupted(run: Run, images: torch.Tensor, y: torch.Tensor) -> None:
         if run.step == 6:
             for number in numbers:
                 os.kill(os.getpid(), number)
-        step(run, device)
+        step(run, images, y)
 
     monkeypatch.setattr(Run, "train_step", interrupted)
 
@@ -194,7 +211,7 @@ def test_a_signal_ends_the_run_after_the_step_with_its_state_saved(
         with pytest.raises(UserError, match=f"stopped at step 7 of 10; everything is saved in {tmp_path}: the same command"):
             start(few_digits, tmp_path)
     assert signal.getsignal(number) == before
-    assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 7
+    assert saved_step(tmp_path) == 7
     start(few_digits, tmp_path)
     assert outcome(tmp_path) == outcome(whole)
 
@@ -204,7 +221,8 @@ def test_the_best_model_of_before_a_stop_is_beaten_by_a_better_one_only(
     losses = iter([0.2, 0.4, 0.3])
 
     def go_on() -> None:
-        train(replace(task(few_digits), validate=lambda network: {"loss": next(losses)}), few_digits, CONFIG, tmp_path, CPU)
+        told = replace(task(few_digits), validate=lambda network, processes: {"loss": next(losses)})
+        train(told, few_digits, CONFIG, tmp_path, CPU)
 
     with monkeypatch.context() as patch, pytest.raises(UserError, match="stopped at step 7"):
         with_signals(patch, signal.SIGINT)
@@ -220,7 +238,7 @@ def test_a_second_ctrl_c_ends_the_run_at_once_and_it_still_resumes(
         with_signals(patch, signal.SIGINT, signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             start(few_digits, tmp_path)
-    assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 6
+    assert saved_step(tmp_path) == 6
     start(few_digits, tmp_path)
     assert outcome(tmp_path) == outcome(whole)
 
@@ -249,8 +267,8 @@ def test_step_of_a_line(line: str, step: float) -> None:
     assert step_of(line) == step
 
 
-FLAGS = [*TINY_FLAGS, "--timesteps=50", "--iterations=20", "--dropout=0.3", "--seed=5", "--ema=0.9",
-         "--validate-every=5", "--save-every=3"]
+FLAGS = [*TINY_FLAGS, "--timesteps=50", "--iterations=30", "--dropout=0.3", "--seed=5", "--ema=0.9",
+         "--validate-every=3", "--save-every=2"]
 
 
 @pytest.fixture(scope="module")
@@ -283,16 +301,16 @@ def test_stopped_by_ctrl_c_and_resumed_equals_uninterrupted(whole_command: Path,
     assert stopped.returncode == 1 and "Traceback" not in stopped.stdout
     told = stopped.stdout.split("Error: ")[1]
     step = int(told.split()[3])
-    assert told.strip() == (f"stopped at step {step} of 20; everything is saved in {tmp_path}: "
+    assert told.strip() == (f"stopped at step {step} of 30; everything is saved in {tmp_path}: "
                             f"the same command goes on from here.")
-    assert torch.load(tmp_path / STATE, weights_only=True)["step"] == step
+    assert saved_step(tmp_path) == step
     assert invoke(train_noisy_clf, *FLAGS, f"--out={tmp_path}").exit_code == 0
     assert outcome(tmp_path) == outcome(whole_command)
 
 
-def test_resumed_after_two_kills_equals_uninterrupted(whole_command: Path, tmp_path: Path) -> None:
-    delays = np.random.default_rng().uniform(0, 0.1, size=2)  # any moment must do
-    for lines, delay in zip((1, 2), delays):
+def test_resumed_after_five_kills_equals_uninterrupted(whole_command: Path, tmp_path: Path) -> None:
+    delays = np.random.default_rng().uniform(0, 0.1, size=5)  # any moment must do
+    for lines, delay in zip((1, 3, 4, 6, 7), delays):
         assert stopped_by(signal.SIGKILL, tmp_path, lines, delay).returncode == -signal.SIGKILL
     assert invoke(train_noisy_clf, *FLAGS, f"--out={tmp_path}").exit_code == 0
     assert outcome(tmp_path) == outcome(whole_command), f"killed after {delays}"
@@ -301,12 +319,12 @@ def test_resumed_after_two_kills_equals_uninterrupted(whole_command: Path, tmp_p
 def test_a_finished_run_says_so_and_changes_nothing(whole_command: Path) -> None:
     before = snapshot(whole_command)
     result = invoke(train_noisy_clf, *FLAGS, f"--out={whole_command}")
-    assert result.exit_code == 0 and f"{whole_command} is finished: 20 iterations, best validation loss" in result.output
+    assert result.exit_code == 0 and f"{whole_command} is finished: 30 iterations, best validation loss" in result.output
     assert snapshot(whole_command) == before
 
 
 @pytest.mark.parametrize("flag, told", [
-    ("--lr=0.5", "training.lr 0.0006 there, 0.5 now"), ("--iterations=21", "training.iterations 20 there, 21 now"),
+    ("--lr=0.5", "training.lr 0.0006 there, 0.5 now"), ("--iterations=21", "training.iterations 30 there, 21 now"),
     ("--timesteps=60", "model.schedule.T 50 there, 60 now"), ("--pool=adaptive", "pool 'attention' there, 'adaptive' now")])
 def test_other_options_in_a_runs_folder_are_refused_by_name(whole_command: Path, flag: str, told: str) -> None:
     before = snapshot(whole_command)
@@ -315,7 +333,8 @@ def test_other_options_in_a_runs_folder_are_refused_by_name(whole_command: Path,
 
 
 def assert_state_refused(data: Dataset, folder: Path) -> None:
-    with pytest.raises(UserError, match=f"{STATE} cannot be resumed from.*; remove it to start this run from the") as told:
+    with pytest.raises(
+            UserError, match="step-0000010.pt cannot be resumed from: damaged.*; remove .*states to start this run") as told:
         start(data, folder)
     for advice in ("weights_only", "trust", "\x1b"):  # torch's own: to load it all the same
         assert advice not in str(told.value)
@@ -327,18 +346,40 @@ def assert_state_refused(data: Dataset, folder: Path) -> None:
     lambda path: torch.save([1, 2], path)], ids=["empty", "garbage", "truncated", "without weights", "a list"])
 def test_a_damaged_state_is_refused_and_left(
         few_digits: Dataset, whole: Path, tmp_path: Path, damage: Callable[[Path], object]) -> None:
-    (tmp_path / STATE).write_bytes((whole / STATE).read_bytes())
-    damage(tmp_path / STATE)
-    before = (tmp_path / STATE).read_bytes()
+    (tmp_path / "states").mkdir()
+    state = tmp_path / "states" / "step-0000010.pt"
+    state.write_bytes(states(whole)[0].read_bytes())
+    damage(state)
+    before = state.read_bytes()
     assert_state_refused(few_digits, tmp_path)
-    assert (tmp_path / STATE).read_bytes() == before
+    assert state.read_bytes() == before
+
+
+def test_a_state_that_is_damaged_is_passed_over_for_the_one_before_it(
+        few_digits: Dataset, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="stopped at step 7"):
+        with_signals(patch, signal.SIGINT)
+        start(few_digits, tmp_path)
+    newest, before = states(tmp_path)
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    start(few_digits, tmp_path)
+    assert f"{newest} cannot be resumed from: damaged, or of another program; going on from step 6" in capsys.readouterr().err
+    assert outcome(tmp_path) == outcome(whole)
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_the_last_few_states_are_kept(few_digits: Dataset, tmp_path: Path, keep: int) -> None:
+    train(task(few_digits), few_digits, CONFIG, tmp_path, Execution(keep=keep))
+    assert [path.name for path in states(tmp_path)] == [f"step-{step:07d}.pt" for step in (10, 8, 6)[:keep]]
 
 
 def test_code_in_a_state_does_not_run(few_digits: Dataset, tmp_path: Path) -> None:
-    torch.save({"step": TouchesAFile(tmp_path / "touched")}, tmp_path / STATE)
+    state = tmp_path / "states" / "step-0000010.pt"
+    state.parent.mkdir()
+    torch.save({"step": TouchesAFile(tmp_path / "touched")}, state)
     assert_state_refused(few_digits, tmp_path)
     assert not (tmp_path / "touched").exists()
-    torch.load(tmp_path / STATE, weights_only=False)
+    torch.load(state, weights_only=False)
     assert (tmp_path / "touched").exists()  # so the file was able to
 
 
@@ -354,17 +395,18 @@ def test_a_disk_that_fills_leaves_the_last_state_and_the_run_goes_on_once_there_
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full_at_step_6)
-        with pytest.raises(UserError, match=f"the disk is full: .*{STATE} could not be written; free some space and run"):
+        with pytest.raises(UserError, match="the disk is full: .*step-0000006.pt could not be written; free some space"):
             start(few_digits, tmp_path)
-    assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 4
+    assert saved_step(tmp_path) == 4
     assert not list(tmp_path.rglob("*.tmp"))
     start(few_digits, tmp_path)
     assert outcome(tmp_path) == outcome(whole)
 
 
 def test_a_really_full_disk_is_told_when_the_state_is_written(few_digits: Dataset, tmp_path: Path) -> None:
-    (tmp_path / f".{STATE}.tmp").symlink_to("/dev/full")
-    with pytest.raises(UserError, match=f"the disk is full: .*{STATE} could not be written"):
+    (tmp_path / "states").mkdir()
+    (tmp_path / "states" / ".step-0000002.pt.tmp").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="the disk is full: .*step-0000002.pt could not be written"):
         start(few_digits, tmp_path)
 
 
@@ -372,11 +414,11 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_models_saved_until_then(
     broken = task(few_digits)
     right_loss, steps = broken.loss, iter(range(100))
     broken = replace(broken, loss=lambda *given: right_loss(*given) * (math.nan if next(steps) == 5 else 1))
-    with pytest.raises(UserError, match="the loss became nan before step 6; the models saved until then stand"):
+    with pytest.raises(UserError, match="the loss became nan at step 5; the models saved until then stand"):
         train(broken, few_digits, CONFIG, tmp_path, CPU)
     for name in ("best", "last"):
         assert about(tmp_path / name)["step"] == 4
-    assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 4
+    assert saved_step(tmp_path) == 4
 
 
 @pytest.mark.parametrize("changes, sentence", [

@@ -1,0 +1,92 @@
+"""At which noise levels training looks: p(t), and the weight that each loss gets for it."""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from noisy_clf.errors import UserError
+
+KINDS = "uniform, importance, beta:A,B (of t/T), levels:LOW,HIGH (uniform between these t/T)"
+
+
+def timestep_sampler(kind: str, T: int) -> TimestepSampler:
+    """From how it is written on the command line."""
+    name, _, numbers = kind.partition(":")
+    try:
+        given = [float(number) for number in numbers.split(",")] if numbers else []
+    except ValueError:
+        given = [math.nan]
+    if name == "uniform" and not numbers:
+        return TimestepSampler(torch.ones(T))
+    if name == "importance" and not numbers:
+        return ImportanceSampler(T)
+    if name == "beta" and len(given) == 2 and all(0 < number < math.inf for number in given):
+        return TimestepSampler(beta_masses(T, *given))
+    if name == "levels" and len(given) == 2 and 0 <= given[0] <= given[1] <= 1:
+        t = torch.arange(T, dtype=torch.float64)
+        return TimestepSampler((t >= min(math.floor(given[0] * T + 1e-6), T - 1)) & (t <= given[1] * T + 1e-6))
+    raise UserError(f"t-sampling cannot be {kind!r}; it is one of: {KINDS}, such as beta:1,2 or levels:0,0.6.")
+
+
+def beta_masses(T: int, a: float, b: float) -> Tensor:
+    """Beta(a, b)'s of T equal parts of [0,1], float64 [T]."""
+    from scipy.stats import beta  # takes a second
+
+    return torch.from_numpy(np.diff(beta(a, b).cdf(np.linspace(0, 1, T + 1))))
+
+
+class TimestepSampler(nn.Module):
+    """Timesteps of fixed probabilities, given up to a factor [T]. Losses count alike: looking more often is what is meant."""
+
+    cumulated: Tensor
+
+    def __init__(self, density: Tensor) -> None:
+        super().__init__()
+        cumulated = density.double().cumsum(0)
+        self.register_buffer("cumulated", cumulated / cumulated[-1], persistent=False)
+
+    def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """u in [0,1), float64 [B] -> (t int64 [B], the losses' weights float32 [B])."""
+        return torch.searchsorted(self.cumulated, u, right=True), torch.ones_like(u, dtype=torch.float32)
+
+    def learn(self, t: Tensor, losses: Tensor) -> None:
+        """What the losses [B] were at t [B], where that matters."""
+
+
+class ImportanceSampler(TimestepSampler):
+    """p(t) ~ sqrt(E[L_t^2]) of the last ten losses at each t, weighted by 1 / (T p(t)): the same expected loss, less
+    variance. Uniform until every t has ten. (Improved DDPM eq. 18; as in ADM's program, a thousandth of p is uniform.)"""
+
+    history: Tensor
+    seen: Tensor
+    KEPT, UNIFORM_PART = 10, 0.001
+
+    def __init__(self, T: int) -> None:
+        super().__init__(torch.ones(T))
+        self.register_buffer("history", torch.zeros(T, self.KEPT, dtype=torch.float64))
+        self.register_buffer("seen", torch.zeros(T, dtype=torch.int64))
+
+    def probabilities(self) -> Tensor:
+        """p(t), float64 [T]."""
+        T = len(self.seen)
+        root = self.history.square().mean(dim=1).sqrt()
+        p = (1 - self.UNIFORM_PART) * root / root.sum() + self.UNIFORM_PART / T
+        return torch.where((self.seen >= self.KEPT).all(), p, 1 / T)
+
+    def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        p = self.probabilities()
+        cumulated = p.cumsum(0)
+        t = torch.searchsorted(cumulated / cumulated[-1], u, right=True)
+        return t, (1 / (len(p) * p[t])).float()
+
+    def learn(self, t: Tensor, losses: Tensor) -> None:
+        t, order = t.sort(stable=True)
+        counts = torch.bincount(t, minlength=len(self.seen))
+        nth = torch.arange(len(t), device=t.device) - (counts.cumsum(0) - counts)[t]  # among this batch's at the same t
+        last = nth >= counts[t] - self.KEPT
+        slots = (self.seen[t] + nth) % self.KEPT
+        self.history.index_put_((t[last], slots[last]), losses[order][last].double())
+        self.seen += counts
