@@ -22,6 +22,7 @@ from guided_sample.sanity import misconfigured
 from guided_sample.timesteps import kept_timesteps
 from guided_sample.unet import UNet, UNetConfig
 from guided_sample.upsample import refuse_misfit
+from noisy_clf.backbone_weights import NoisedImages
 from noisy_clf.classifier import class_index, nameless
 from noisy_clf.cli_options import DATA, EXECUTION, NETWORK, SCHEDULE, TRAINING, execution, options, overridden, schedule_option
 from noisy_clf.datasets import load_dataset
@@ -119,7 +120,8 @@ def guided_sample(model: str, model_config: str | None, model_flags: str | None,
     wanted = [text.strip() for text in classes] or ["none" if classifier is None and not denoiser.class_names else "all"]
     guide = None
     if wanted != ["none"] and classifier is not None:
-        guide = load_classifier_whole(classifier, classifier_settings)
+        seen = NoisedImages(denoiser.schedule, denoiser.image_size, denoiser.channels)
+        guide = load_classifier_whole(classifier, classifier_settings, seen)
         refuse_mismatch(denoiser, guide.classifier)
     elif classifier_settings is not None:
         raise UserError("settings of a classifier are given, and none is used; leave them out, or give --classifier.")

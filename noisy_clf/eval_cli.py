@@ -76,7 +76,7 @@ def eval_noisy_clf(classifier: str, compare: str | None, classifier_config: str 
                       for name, loaded in zip(names, models)]  # its labels as each classifier numbers them
         count = len(data.validation)
         chosen = torch.from_numpy(permutation(count, 0, 0)[:images].copy()).sort().values
-        out = writable(out or Path("evaluations") / "-vs-".join(short(names)).replace(":", "-"))
+        out = writable(out or Path("evaluations") / "-vs-".join(short(names)).replace(":", "-").replace("/", "-"))
         with torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16"):
             found = [examined(name, loaded.classifier.to(where), labelled, levels=levels, batch_size=batch_size, seed=seed,
                               progress=name, processes=processes, chosen=chosen)
@@ -123,7 +123,11 @@ def writable(out: Path) -> Path:
 
 def short(names: Sequence[str]) -> list[str]:
     """What to call them: the last part of a path, or where two share it, all of it."""
-    last = [Path(name.partition("@")[0] if name.startswith(CLEAN) else Path(name).resolve()).name for name in names]
+    def ending(name: str) -> str:
+        path = Path(name.partition("@")[0]) if name.startswith(CLEAN) else Path(name).resolve()
+        return f"{path.parent.name}/{path.name}" if path.name in ("best", "last") else path.name
+
+    last = list(map(ending, names))
     return last if len(set(last)) == len(set(names)) else list(names)
 
 

@@ -50,12 +50,12 @@ def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def mean_pair_distance(x: np.ndarray) -> float:
-    return float(distances(x, x)[np.triu_indices(len(x), 1)].mean())
+    return float(distances(x, x)[np.triu_indices(len(x), 1)].mean()) if len(x) > 1 else np.nan  # a bad guide's class
 
 
 def recall(real: np.ndarray, fake: np.ndarray, neighbour: int = 3) -> float:
     radius = np.sort(distances(real, real), axis=1)[:, neighbour]
-    return float((distances(real, fake).min(axis=1) <= radius).mean())
+    return float((distances(real, fake).min(axis=1, initial=np.inf) <= radius).mean())
 
 
 @click.command()
@@ -77,7 +77,7 @@ def main(out: Path, classifier: str, per_class: int) -> None:
             seen = judge.predict(x)
             row = {"sampler": sampler, "steps": SAMPLERS[sampler][1], "scale": scale,
                    "agreement": float((seen == y.numpy()).mean()),
-                   "diversity": float(np.mean([mean_pair_distance(x[seen == k]) for k in range(10)]) / real_distance),
+                   "diversity": float(np.nanmean([mean_pair_distance(x[seen == k]) for k in range(10)]) / real_distance),
                    "recall": float(np.mean([recall(real[labels == k], x[seen == k]) for k in range(10)]))}
             if not scale:  # no class is asked for: what is seen?
                 row |= {"shares": (np.bincount(seen, minlength=10) / len(seen)).tolist()}

@@ -16,6 +16,9 @@ def load_dataset(name: str, image_size: int | None = None, folder: Path | None =
     folder      where a named dataset's files are, or go to; default: data/NAME
     grey        of images of one's own: one channel instead of three
     """
+    if folder and (name == "digits" or name not in DATASETS):
+        raise UserError(f"--data says where a dataset of a name lies, and {name!r} "
+                        + ("is in scikit-learn; leave it out." if name == "digits" else "is a path of its own; leave it out."))
     folder = folder or Path("data") / name
     if name == "digits":
         from noisy_clf.datasets.digits import digits

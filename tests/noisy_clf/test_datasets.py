@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +88,12 @@ def test_unknown_dataset_is_refused_with_those_there_are() -> None:
 def test_data_that_is_missing_is_told_with_the_files_and_their_place(name: str) -> None:
     with pytest.raises(UserError, match=f"data/{name}.*" + ("n01440764" if name == "imagenet" else "train_data_batch_1 to 10")):
         load_dataset(name)
+
+
+@pytest.mark.parametrize("name", ["digits", "photos", "photos.csv"])
+def test_a_folder_for_what_brings_its_own_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="--data says where a dataset of a name lies, and .*; leave it out"):
+        load_dataset(name, folder=Path("elsewhere"))
 
 
 def test_imagenet64_at_another_size_is_refused() -> None:
