@@ -154,6 +154,8 @@ def freeze_stages(network: TimmClassifier, count: int) -> None:
     """The stem and the first `count` stages, as timm counts them, do not learn; 0: all learn. The time layers always do."""
     from timm.models import group_parameters
 
+    if count == 0:
+        return
     name, backbone = network.config.name, network.backbone
     try:
         stage_of = group_parameters(backbone, backbone.group_matcher(coarse=True), reverse=True)
@@ -164,5 +166,5 @@ def freeze_stages(network: TimmClassifier, count: int) -> None:
     if not 0 <= count <= stages:
         raise UserError(f"{name} has {stages} stages, of which 0 to {stages} can be frozen, not {count}.")
     for parameter_name, parameter in backbone.named_parameters():
-        if count and stage_of[parameter_name] <= count:
+        if stage_of[parameter_name] <= count:
             parameter.requires_grad_(False)

@@ -3,14 +3,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from noisy_clf.errors import UserError
+
+Result = TypeVar("Result")
 
 PATIENCE = timedelta(hours=12)  # one process may convert a dataset while the others wait
 
@@ -55,6 +60,18 @@ class Processes:
         flag = torch.tensor(float(mine))
         dist.all_reduce(flag)
         return bool(flag)
+
+    def first_does(self, act: Callable[[], Result]) -> Result | None:
+        """What `act` returns, on the first process; None on the others. Where it fails all end, the others with a sentence."""
+        found, failed = None, None
+        if self.first:
+            try:
+                found = act()
+            except Exception as error:
+                failed = error
+        if self.any(failed is not None):
+            raise failed or UserError("the first process could not go on; its message tells why.")
+        return found
 
     def agree(self, text: str) -> bool:
         """Whether all processes say the same."""

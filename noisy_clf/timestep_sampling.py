@@ -83,7 +83,10 @@ class ImportanceSampler(TimestepSampler):
         return t, (1 / (len(p) * p[t])).float()
 
     def learn(self, t: Tensor, losses: Tensor) -> None:
-        t, order = t.sort(stable=True)
+        t, losses = t.cpu(), losses.cpu()
+        finite = losses.isfinite()  # a step that overflowed, and is skipped, teaches nothing
+        losses = losses[finite]
+        t, order = t[finite].sort(stable=True)
         counts = torch.bincount(t, minlength=len(self.seen))
         nth = torch.arange(len(t), device=t.device) - (counts.cumsum(0) - counts)[t]  # among this batch's at the same t
         last = nth >= counts[t] - self.KEPT

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from noisy_clf.datasets.images import Dataset
@@ -36,14 +37,16 @@ def train(task: Task, data: Dataset, config: TrainingConfig, folder: Path, execu
     if config.batch_size % task.multiple or config.batch_size < processes.count * task.multiple:
         raise UserError(f"batch-size {config.batch_size} cannot be shared by {processes.count} processes"
                         + (f" in groups of {task.multiple}." if task.multiple > 1 else "."))
-    if processes.first:
-        claim_folder(folder / OPTIONS, {"dataset": data.name, "source": data.source, "model": task.model_config,
-                                        "training": {**asdict(config), **task.options}})
+    run = Run(task, config, data, folder, execution)  # which refuses what has no sense before the folder is claimed
+    processes.first_does(lambda: claim_folder(folder / OPTIONS, {
+        "dataset": data.name, "source": data.source, "model": task.model_config,
+        "training": {**asdict(config), **task.options}}))
     if not processes.agree(f"{data.source} {len(data.train)} {len(data.validation)} {data.class_names}"):
         raise UserError(f"the processes do not see the same images of {data.name}; each must read the same files.")
-    run = Run(task, config, data, folder, execution)
     run.resume()
-    log = MetricsLog(folder / METRICS, run.step, execution.tensorboard) if processes.first else None
+    if not processes.agree(f"step {run.step}"):
+        raise UserError(f"the processes do not see the same states in {folder}; all must reach one folder.")
+    log = processes.first_does(lambda: MetricsLog(folder / METRICS, run.step, execution.tensorboard))
     if run.step >= config.iterations:
         if processes.first:
             print(f"{folder} is finished: {run.step} iterations, best validation loss {run.best:.4f}.")
@@ -56,7 +59,12 @@ def train(task: Task, data: Dataset, config: TrainingConfig, folder: Path, execu
         while run.step < config.iterations:
             with clock.waiting():
                 images, y = next(batches)
-            run.train_step(images, y)
+            try:
+                run.train_step(images, y)
+            except torch.OutOfMemoryError as error:
+                size = len(execution.parts(run.share, task.multiple)[0])
+                raise UserError(f"{execution.device} has too little memory for {size} images at a time; the same command goes "
+                                f"on with fewer: --microbatch {max(size // 2, 1)}.") from error
             bar.update()
             last, stopped = run.step == config.iterations, processes.any(asked())
             validate = run.step % config.validate_every == 0 or last
@@ -100,13 +108,17 @@ class Clock:
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Within, the first Ctrl-C or SIGTERM only makes the yielded function answer True; the second acts as ever."""
+    """Within, the first Ctrl-C, and any SIGTERM, only make the yielded function answer True; the second Ctrl-C acts as ever.
+
+    A cluster's SIGTERM comes twice to what torchrun started: from the cluster, and from torchrun.
+    """
     asked = False
 
     def ask(number: int, frame: Any) -> None:
         nonlocal asked
         asked = True
-        signal.signal(number, before[signal.Signals(number)])
+        if number == signal.SIGINT:
+            signal.signal(number, before[signal.SIGINT])
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +39,7 @@ class Run:
         self.network = task.network.to(device).train()
         self.computed: Any = torch.compile(self.network) if execution.compile else self.network
         self.average = copy.deepcopy(task.network).eval().requires_grad_(False)
-        self.timesteps = timestep_sampler(config.t_sampling, task.T).to(device)
+        self.timesteps = timestep_sampler(config.t_sampling, task.T)  # on the CPU: not every GPU has float64
         groups = task.parameter_groups or [{"params": [p for p in self.network.parameters() if p.requires_grad]}]
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
@@ -69,7 +71,7 @@ class Run:
         config, execution, share = self.config, self.execution, self.share
         B, device = config.batch_size, execution.device
         images, y = images.to(device, non_blocking=True), y.to(device, non_blocking=True)
-        t, weight = self.timesteps(uniform(config.seed, self.positions(range(B))).to(device))
+        t, weight = (drawn.to(device) for drawn in self.timesteps(uniform(config.seed, self.positions(range(B)))))
         losses = torch.zeros(B, device=device)
         for part in execution.parts(share, self.task.multiple):
             here = slice(part.start - share.start, part.stop - share.start)
@@ -113,31 +115,34 @@ class Run:
         bad = (~losses.isfinite()).nonzero().flatten()
         if len(bad) and (self.config.precision != "fp16" or len(bad) == len(losses)):
             first = int(bad[0])
-            raise UserError(f"the loss became {losses[first].item()} at step {self.step - len(losses) + first}; the models "
-                            f"saved until then stand, but a lower --lr or a --grad-clip is needed, in another --out.")
+            raise diverged("loss", losses[first].item(), self.step - len(losses) + first)
         return losses[losses.isfinite()].mean().item()
 
     def validate(self) -> dict[str, float]:
         """Validates the average, writes it as the last model, and as the best if it is."""
         metrics = self.task.validate(self.average, self.execution.processes)
+        if not math.isfinite(metrics["loss"]):
+            raise diverged("validation loss", metrics["loss"], self.step)
         about = {"step": self.step, **metrics}
         better = metrics["loss"] < self.best
         self.best = min(self.best, metrics["loss"])
-        if self.execution.processes.first:
-            for name in ["last"] + ["best"] * better:
-                save_model(self.folder / name, self.model_config, self.average, about)
+        for name in ["last"] + ["best"] * better:
+            self.execution.processes.first_does(
+                lambda: save_model(self.folder / name, self.model_config, self.average, about))
         return metrics
 
     def save(self) -> None:
         """Writes the state, then drops those that are older than the last few. Only the first process does."""
-        if not self.execution.processes.first:
-            return
+        self.execution.processes.first_does(self.write)
+
+    def write(self) -> None:
         state = {"step": self.step, "best": self.best, "losses": self.losses, "network": self.network.state_dict(),
                  "average": self.average.state_dict(), "optimizer": self.optimizer.state_dict(),
                  "scaler": self.scaler.state_dict(), "timesteps": self.timesteps.state_dict()}
         with atomic_write(self.folder / STATES / f"step-{self.step:07d}.pt") as temporary, open(temporary, "wb") as file:
             torch.save(state, file)
-        for path in states(self.folder)[self.execution.keep:]:
+        older = [path for path in states(self.folder) if step_of(path) <= self.step]  # what is newer is damaged: see resume()
+        for path in [*older[self.execution.keep:], *(self.folder / STATES).glob(".step-*.pt.tmp")]:  # those that a kill left
             path.unlink(missing_ok=True)
 
     def resume(self) -> None:
@@ -146,7 +151,11 @@ class Run:
         for path in states(self.folder):
             try:
                 self.take(torch.load(path, map_location="cpu", weights_only=True))
-            except Exception:  # whatever a damaged or foreign file makes torch raise
+            except (MemoryError, torch.OutOfMemoryError):  # which say nothing against the file
+                raise
+            except Exception as error:  # whatever a damaged or foreign file makes torch raise
+                if isinstance(error, OSError) and error.errno != errno.EINVAL:  # the disk's; EINVAL is a file cut short
+                    raise
                 damaged.append(path)
                 continue
             if damaged and self.execution.processes.first:
@@ -168,5 +177,15 @@ class Run:
 
 
 def states(folder: Path) -> list[Path]:
-    """The training states in a run's folder, the newest first."""
-    return sorted((folder / STATES).glob("step-*.pt"), reverse=True)
+    """The training states in a run's folder, the newest first; a copy by another name is none."""
+    found = [path for path in (folder / STATES).glob("step-*.pt") if path.stem.removeprefix("step-").isdecimal()]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(state: Path) -> int:
+    return int(state.stem.removeprefix("step-"))
+
+
+def diverged(what: str, loss: float, step: int) -> UserError:
+    return UserError(f"the {what} became {loss} at step {step}; the models saved until then stand, but a lower --lr or a "
+                     f"--grad-clip is needed, in another --out.")

@@ -272,6 +272,8 @@ def test_stages_that_timm_does_not_tell_cannot_be_frozen(error: Exception, monke
     with pytest.raises(UserError, match="timm does not tell which parameters of test_convnext are of which stage") as told:
         freeze_stages(ours, 1)
     assert one_sentence(told)
+    freeze_stages(ours, 0)  # which asks for none, and so refuses no model
+    assert all(parameter.requires_grad for parameter in ours.parameters())
 
 
 @pytest.mark.parametrize("name, native", [("test_resnet", 160), ("test_vit", 160), ("test_convnext", 160)])

@@ -75,6 +75,14 @@ def test_sigterm_to_torchrun_saves_and_one_process_may_go_on(alone: Path, tmp_pa
     assert largest_difference(alone, tmp_path) < 2e-5
 
 
+def test_a_mistake_is_told_by_the_first_process_and_ends_the_others_without_a_traceback(alone: Path) -> None:
+    process = torchrun(2, f"--out={alone}", "--lr=0.1", wait=False)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode != 0 and "Error: " in output and "training.lr 0.0006 there, 0.1 now" in output, output
+    assert "Error: the first process could not go on; its message tells why." in output
+    assert "]: Traceback" not in output
+
+
 @pytest.mark.parametrize("total, count, multiple", [(10, 3, 1), (10, 3, 2), (7, 7, 1), (1024, 8, 2), (5, 1, 1), (11, 4, 2)])
 def test_shares_are_all_of_it_in_order(total: int, count: int, multiple: int) -> None:
     shares = [Processes(rank, count).share(total, multiple) for rank in range(count)]
@@ -88,4 +96,5 @@ def test_alone_everything_is_the_identity() -> None:
     alone.add([tensor])
     assert alone.agree("anything")
     assert torch.equal(tensor, torch.arange(3.0)) and alone.gather(tensor, 3) is tensor
+    assert alone.first_does(lambda: 5) == 5
     assert alone.first and alone.any(True) and not alone.any(False)

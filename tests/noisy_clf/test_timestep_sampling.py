@@ -67,6 +67,16 @@ def test_importance_is_uniform_until_every_timestep_has_ten_losses() -> None:
     assert sampler.probabilities()[4] > 0.35 and sampler.probabilities()[0] == pytest.approx(0.001 / 5)
 
 
+def test_a_loss_that_is_no_number_teaches_nothing() -> None:
+    (clean, _), (other, _) = taught(), taught()
+    numbers = torch.tensor([1.0, 2.0])
+    clean.learn(torch.tensor([3, 4]), numbers)
+    other.learn(torch.tensor([3, 3, 4, 7]), torch.tensor([numbers[0], torch.nan, numbers[1], torch.inf]))
+    assert torch.equal(other.history, clean.history) and torch.equal(other.seen, clean.seen)
+    other.learn(torch.tensor([5]), torch.tensor([torch.nan]))
+    assert torch.equal(other.history, clean.history)
+
+
 def test_importance_is_the_root_of_the_mean_square_of_the_last_ten() -> None:
     sampler, last = taught()
     root = last.double().square().mean(dim=1).sqrt()

@@ -25,6 +25,7 @@ from noisy_clf.cli import train_noisy_clf
 from noisy_clf.datasets.images import Dataset
 from noisy_clf.errors import UserError
 from noisy_clf.objective import classifier_task
+from noisy_clf.processes import Processes
 from noisy_clf.schedule import NoiseSchedule
 from noisy_clf.metrics_log import step_of
 from noisy_clf.training import METRICS, train
@@ -232,6 +233,14 @@ def test_the_best_model_of_before_a_stop_is_beaten_by_a_better_one_only(
     assert about(tmp_path / "last") == {"step": 10, "loss": 0.3}
 
 
+def test_a_second_sigterm_changes_nothing(
+        few_digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="stopped at step 7"):
+        with_signals(patch, signal.SIGTERM, signal.SIGTERM)  # the cluster's, and torchrun's
+        start(few_digits, tmp_path)
+    assert saved_step(tmp_path) == 7
+
+
 def test_a_second_ctrl_c_ends_the_run_at_once_and_it_still_resumes(
         few_digits: Dataset, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
@@ -367,6 +376,43 @@ def test_a_state_that_is_damaged_is_passed_over_for_the_one_before_it(
     assert outcome(tmp_path) == outcome(whole)
 
 
+def test_a_disk_that_fails_for_a_moment_is_not_taken_for_a_damaged_state(
+        few_digits: Dataset, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="stopped at step 7"):
+        with_signals(patch, signal.SIGINT)
+        start(few_digits, tmp_path)
+    for error in (OSError(errno.EIO, "Input/output error"), torch.OutOfMemoryError("too little")):
+        with monkeypatch.context() as patch, pytest.raises(type(error)):
+            patch.setattr(torch, "load", lambda *given, error=error, **more: (_ for _ in ()).throw(error))
+            start(few_digits, tmp_path)
+    assert saved_step(tmp_path) == 7
+    start(few_digits, tmp_path)
+    assert outcome(tmp_path) == outcome(whole)
+
+
+def test_a_damaged_state_does_not_push_out_the_newest_one_that_is_whole(
+        few_digits: Dataset, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged, stale = (tmp_path / "states" / name for name in ("step-0000009.pt", ".step-0000005.pt.tmp"))
+    run = new_run(task(few_digits), CONFIG, few_digits, tmp_path)
+    run.save()
+    for path in (damaged, stale):
+        path.write_bytes(b"half")
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="stopped at step 7"):
+        with_signals(patch, signal.SIGTERM)
+        train(task(few_digits), few_digits, CONFIG, tmp_path, Execution(keep=1))
+    assert [path.name for path in states(tmp_path)] == ["step-0000009.pt", "step-0000007.pt"] and not stale.exists()
+    train(task(few_digits), few_digits, CONFIG, tmp_path, Execution(keep=1))
+    assert [path.name for path in states(tmp_path)] == ["step-0000010.pt"]
+    assert outcome(tmp_path) == outcome(whole)
+
+
+def test_states_are_known_by_their_number_and_a_copy_by_another_name_is_left(tmp_path: Path) -> None:
+    (tmp_path / "states").mkdir()
+    for name in ("step-9999999.pt", "step-10000000.pt", "step-0000500.pt", "step-backup.pt", "step-0000500 (copy).pt"):
+        (tmp_path / "states" / name).touch()
+    assert [path.name for path in states(tmp_path)] == ["step-10000000.pt", "step-9999999.pt", "step-0000500.pt"]
+
+
 @pytest.mark.parametrize("keep", [1, 3])
 def test_the_last_few_states_are_kept(few_digits: Dataset, tmp_path: Path, keep: int) -> None:
     train(task(few_digits), few_digits, CONFIG, tmp_path, Execution(keep=keep))
@@ -419,6 +465,37 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_models_saved_until_then(
     for name in ("best", "last"):
         assert about(tmp_path / name)["step"] == 4
     assert saved_step(tmp_path) == 4
+
+
+def test_a_validation_loss_that_is_no_number_ends_the_run_before_it_is_saved(few_digits: Dataset, tmp_path: Path) -> None:
+    found = iter([0.5, math.nan])
+    with pytest.raises(UserError, match="the validation loss became nan at step 8; the models saved until then stand"):
+        told = replace(task(few_digits), validate=lambda network, processes: {"loss": next(found)})
+        train(told, few_digits, CONFIG, tmp_path)
+    assert about(tmp_path / "last")["step"] == 4 and saved_step(tmp_path) == 6
+
+
+def test_a_setting_without_sense_claims_no_folder(few_digits: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="t-sampling cannot be 'often'"):
+        start(few_digits, tmp_path / "run", replace(CONFIG, t_sampling="often"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gpu_of_too_little_memory_is_told_with_a_microbatch_that_may_fit(few_digits: Dataset, tmp_path: Path) -> None:
+    def too_large(*given: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(UserError, match="cpu has too little memory for 8 images at a time; .*fewer: --microbatch 4"):
+        train(replace(task(few_digits), loss=too_large), few_digits, CONFIG, tmp_path)
+
+
+def test_processes_that_find_different_states_are_refused(few_digits: Dataset, tmp_path: Path) -> None:
+    class Elsewhere(Processes):
+        def agree(self, text: str) -> bool:
+            return not text.startswith("step")
+
+    with pytest.raises(UserError, match=f"the processes do not see the same states in {tmp_path}"):
+        train(task(few_digits), few_digits, CONFIG, tmp_path, Execution(processes=Elsewhere()))
 
 
 @pytest.mark.parametrize("changes, sentence", [

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 
 from noisy_clf.classifier import NoisyClassifier
@@ -110,6 +111,23 @@ def test_half_precision_learns_as_float32_does(
     assert all(tensor.dtype == torch.float32 for tensor in weights.values())
     if precision == "fp16":
         assert torch.load(states(tmp_path)[0], weights_only=True)["scaler"]["scale"] == 2.0 ** 16
+
+
+class NoFloat64(TorchFunctionMode):
+    """A device that has none, as Apple's: putting such a tensor there is an error."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.to and args[0].dtype == torch.float64 and torch.float32 not in args:
+            assert not any(isinstance(given, torch.device) for given in args), "float64 does not exist there"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("t_sampling", ["uniform", "importance"])
+def test_the_device_needs_no_float64(few_digits: Dataset, tmp_path: Path, t_sampling: str) -> None:
+    with NoFloat64():
+        run = Run(task(few_digits), replace(CONFIG, t_sampling=t_sampling), few_digits, tmp_path, Execution())
+        run.train_step(*run.read(run.step))
+    assert run.step == 1
 
 
 def test_fp16_goes_on_with_its_loss_scale(few_digits: Dataset, tmp_path: Path) -> None:
