@@ -18,6 +18,8 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and mine is not None:
         name = f"cuda:{mine}"
+    elif name.startswith("cuda:") and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        raise UserError(f"device {name!r} would be that of all processes; give --device cuda: each takes a GPU of its own.")
     there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())] + (
         ["mps"] if torch.backends.mps.is_available() else [])
     try:

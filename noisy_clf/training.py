@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ import torch
 from tqdm import tqdm
 
 from noisy_clf.datasets.images import Dataset
-from noisy_clf.errors import UserError
-from noisy_clf.files import claim_folder
+from noisy_clf.errors import UserError, disk_trouble
+from noisy_clf.files import claim_folder, locked
 from noisy_clf.metrics_log import MetricsLog
 from noisy_clf.read_ahead import read_ahead
 from noisy_clf.training_config import Execution, Task, TrainingConfig
@@ -33,19 +33,41 @@ def train(task: Task, data: Dataset, config: TrainingConfig, folder: Path, execu
     Writes best/ and last/ (models), states/ (to go on from), metrics.jsonl and options.json. Ctrl-C and SIGTERM end the
     run after the current step with its state saved; UserError if the folder holds a run with other options.
     """
-    processes = execution.processes
+    run = Run(task, config, data, folder, execution)  # which refuses what has no sense before there is a folder
+    with ExitStack() as stack:
+        execution.processes.first_does(lambda: stack.enter_context(alone_in(folder)))
+        begin(run)
+        go_on(run)
+
+
+def alone_in(folder: Path) -> AbstractContextManager[None]:
+    """Within, another command for the same folder waits."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(disk_trouble(error, folder)) from error
+    return locked(folder / ".lock", f"trains in {folder}")
+
+
+def begin(run: Run) -> None:
+    """Claims the run's folder, and takes up the state that is in it. All processes must find the same."""
+    config, data, folder, task, processes = run.config, run.data, run.folder, run.task, run.execution.processes
     if config.batch_size % task.multiple or config.batch_size < processes.count * task.multiple:
         raise UserError(f"batch-size {config.batch_size} cannot be shared by {processes.count} processes"
                         + (f" in groups of {task.multiple}." if task.multiple > 1 else "."))
-    run = Run(task, config, data, folder, execution)  # which refuses what has no sense before the folder is claimed
     processes.first_does(lambda: claim_folder(folder / OPTIONS, {
-        "dataset": data.name, "source": data.source, "model": task.model_config,
+        "dataset": Path(data.name).name, "source": data.source, "model": task.model_config,
         "training": {**asdict(config), **task.options}}))
     if not processes.agree(f"{data.source} {len(data.train)} {len(data.validation)} {data.class_names}"):
         raise UserError(f"the processes do not see the same images of {data.name}; each must read the same files.")
     run.resume()
     if not processes.agree(f"step {run.step}"):
         raise UserError(f"the processes do not see the same states in {folder}; all must reach one folder.")
+
+
+def go_on(run: Run) -> None:
+    """To the last iteration, or until it is stopped."""
+    config, folder, execution, processes = run.config, run.folder, run.execution, run.execution.processes
     log = processes.first_does(lambda: MetricsLog(folder / METRICS, run.step, execution.tensorboard))
     if run.step >= config.iterations:
         if processes.first:
@@ -62,7 +84,7 @@ def train(task: Task, data: Dataset, config: TrainingConfig, folder: Path, execu
             try:
                 run.train_step(images, y)
             except torch.OutOfMemoryError as error:
-                size = len(execution.parts(run.share, task.multiple)[0])
+                size = len(execution.parts(run.share, run.task.multiple)[0])
                 raise UserError(f"{execution.device} has too little memory for {size} images at a time; the same command goes "
                                 f"on with fewer: --microbatch {max(size // 2, 1)}.") from error
             bar.update()

@@ -104,7 +104,7 @@ def dataset_of(listed: Listed, name: str, image_size: int, channels: int) -> Dat
         raise UserError(f"{source} has no image to validate on that can be used; give more.")
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
     labelled = [labelled_images(root, part, image_size, channels) for part in parts]
-    return Dataset(name, labelled[0], labelled[1], class_names(classes), source=f"{source}, files {digest}")
+    return Dataset(name, labelled[0], labelled[1], class_names(classes), source=f"files {digest}")
 
 
 def labelled_images(root: Path, part: Listing, image_size: int, channels: int) -> LabelledImages:

@@ -91,7 +91,8 @@ class LabelledImages:
 class Dataset:
     """Training and validation images, split once and for all, with one class list.
 
-    source  what the images are, beyond the name, for the run's record: a path, a digest of the list of files, ...
+    name    of the dataset, or the path of images of one's own
+    source  a digest of what they are, wherever they lie: a run that goes on must be given the same
     """
 
     name: str

@@ -125,7 +125,7 @@ def test_a_csv_that_cannot_be_read_is_told(path: str, sentence: str) -> None:
 
 def test_damaged_files_are_left_out_and_the_source_tells() -> None:
     sources = [dataset("file,label\n" + THREE).source]
-    assert sources[0].startswith(f"{Path('data/list.csv').absolute()}, files ")
+    assert sources[0].startswith("files ")
     sources.append(dataset("file,label\n" + THREE.replace("cat", "cow")).source)
     sources.append(dataset("file,label\n" + THREE + "4.png,dog\n").source)
     Path("data/4.png").write_bytes(b"none")

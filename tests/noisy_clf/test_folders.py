@@ -169,7 +169,7 @@ def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_the_source_tells_which_images_there_are_and_which_class_they_have() -> None:
     root = pictures("a/1.png", "a/2.png", "b/3.png")
     sources = [class_folders(root, size).source for size in (4, 8)]
-    assert sources[0] == sources[1] and sources[0].startswith(f"{root.absolute()}, files ")
+    assert sources[0] == sources[1] and sources[0].startswith("files ")
     (root / "b/3.png").rename(root / "b/4.png")
     sources.append(class_folders(root, 4).source)
     (root / "b/4.png").write_bytes(b"none")

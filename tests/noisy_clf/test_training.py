@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from torch.testing import assert_close
 
@@ -510,3 +512,36 @@ def test_processes_that_find_different_states_are_refused(few_digits: Dataset, t
 def test_training_settings_without_sense_are_refused(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         replace(CONFIG, **changes)
+
+
+def test_a_second_command_for_the_same_folder_waits_and_finds_it_finished(
+        few_digits: Dataset, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    step, second = Run.train_step, threading.Thread(target=lambda: start(few_digits, tmp_path))
+
+    def with_another_beside(run: Run, images: torch.Tensor, y: torch.Tensor) -> None:
+        if run.step == 3:
+            second.start()
+            time.sleep(0.3)
+        step(run, images, y)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "train_step", with_another_beside)
+        start(few_digits, tmp_path)
+    second.join()
+    told = capfd.readouterr()
+    assert f"waiting for another process that trains in {tmp_path}" in told.err and f"{tmp_path} is finished" in told.out
+    assert outcome(tmp_path) == outcome(whole)
+
+
+def test_a_run_goes_on_when_its_images_were_moved(tmp_path: Path) -> None:
+    for i in range(40):
+        path = Path(f"here/data/{'ab'[i % 2]}/{i}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 6 * i, np.uint8)).save(path)
+    flags = [*TINY_FLAGS, "--grey", "--timesteps=50", "--no-random-crop", f"--out={tmp_path / 'run'}", "--iterations=2"]
+    assert invoke(train_noisy_clf, *flags, "--dataset=here/data").exit_code == 0
+    Path("here").rename("there")
+    result = invoke(train_noisy_clf, *flags, "--dataset=there/data")
+    assert result.exit_code == 0 and "is finished" in result.output
+    Path("there/data/a/0.png").unlink()
+    assert_refused(invoke(train_noisy_clf, *flags, "--dataset=there/data"), "source 'files ")
