@@ -306,7 +306,7 @@ def test_a_failing_dataset_is_not_blamed_on_the_classifier(run: Path, monkeypatc
 
 @pytest.mark.parametrize("names, called", [
     (["digits"], ["digits"]), (["runs/a/", "runs/b"], ["a", "b"]),
-    (["runs/a/best", "runs/b/best"], ["runs/a/best", "runs/b/best"]),
+    (["runs/a/best", "runs/b/last"], ["a/best", "b/last"]),
     (["timm:resnet50@weights/mine.pt", "digits"], ["timm:resnet50", "digits"]), (["a", "a"], ["a", "a"])])
 def test_what_the_classifiers_are_called(names: list[str], called: list[str]) -> None:
     assert short(names) == called
