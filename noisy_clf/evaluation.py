@@ -77,7 +77,7 @@ def evaluate(classifier: NoisyClassifier, data: LabelledImages, levels: Sequence
         return *data.batch(indices), fixed_noise(indices, data.images.shape, seed)
 
     kept = torch.empty(len(share), len(timesteps), 5, device=device)
-    with tqdm(total=kept[..., 0].numel(), unit="image", dynamic_ncols=True,
+    with tqdm(total=kept[..., 0].numel(), unit="image", dynamic_ncols=True, leave=progress != "validating",
               desc=progress if isinstance(progress, str) else "evaluating", disable=not (progress and processes.first)) as bar:
         for places, batch in zip(batches, read_ahead(read, range(len(batches)), THREADS)):
             images, y, eps = (tensor.to(device) for tensor in batch)

@@ -59,7 +59,7 @@ def classifier_task(classifier: NoisyClassifier, data: Dataset, cross_entropy: C
 
     def validate(network: Any, processes: Processes) -> dict[str, float]:
         rows = evaluate(NoisyClassifier(network, schedule, classifier.class_names), data.validation, LEVELS,
-                        processes=processes)
+                        progress="validating", processes=processes)
         return {"loss": fmean(row.nll for row in rows),
                 **{f"accuracy_at_{level}": row.accuracy for level, row in zip(LEVELS, rows)}}
 

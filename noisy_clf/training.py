@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -68,17 +68,23 @@ def begin(run: Run) -> None:
 def go_on(run: Run) -> None:
     """To the last iteration, or until it is stopped."""
     config, folder, execution, processes = run.config, run.folder, run.execution, run.execution.processes
-    log = processes.first_does(lambda: MetricsLog(folder / METRICS, run.step, execution.tensorboard))
-    if run.step >= config.iterations:
+    log = processes.first_does(lambda: MetricsLog(folder / METRICS, run.validated if run.owes_validation else run.step,
+                                                  execution.tensorboard))
+    if run.finished:
         if processes.first:
             print(f"{folder} is finished: {run.step} iterations, best validation loss {run.best:.4f}.")
         return
     bar = tqdm(total=config.iterations, initial=run.step, unit="step", desc="training", dynamic_ncols=True,
                disable=not processes.first)
     clock = Clock(run.step)
-    with stop_signals() as asked, bar:
+    with bar, stop_signals() as stop:
         batches = read_ahead(run.read, range(run.step, config.iterations), execution.threads)
-        while run.step < config.iterations:
+        while not run.finished:
+            if run.owes_validation:
+                with stop.at_once(run):  # everything is saved
+                    validate(run, log, clock, bar)
+                clock = Clock(run.step)
+                continue
             with clock.waiting():
                 images, y = next(batches)
             try:
@@ -88,26 +94,30 @@ def go_on(run: Run) -> None:
                 raise UserError(f"{execution.device} has too little memory for {size} images at a time; the same command goes "
                                 f"on with fewer: --microbatch {max(size // 2, 1)}.") from error
             bar.update()
-            last, stopped = run.step == config.iterations, processes.any(asked())
-            validate = run.step % config.validate_every == 0 or last
-            save = run.step % config.save_every == 0 or last or stopped
-            if validate or save:
-                loss = run.mean_loss()
-            if validate:
-                timings = clock.read(run.step, config.batch_size)
-                found = run.validate()
-                if log:
-                    log.write({"step": run.step, "train_loss": loss, "lr": config.lr_at(run.step - 1), **timings,
-                               **{f"validation_{name}": value for name, value in found.items()}})
-                bar.set_postfix_str(f"{timings['images_per_second']:.0f} images/s, " + ", ".join(
-                    f"{name} {value:.3f}" for name, value in [("train loss", loss), *found.items()]))
-                run.losses, clock = [], Clock(run.step)
-            if save:
+            stopped = processes.any(stop.asked)
+            if run.owes_validation or stopped or run.step % config.save_every == 0:
+                run.mean_loss()
                 run.save()
-            if stopped and not last:
-                bar.close()
-                raise UserError(f"stopped at step {run.step} of {config.iterations}; everything is saved in {folder}: "
-                                f"the same command goes on from here.")
+            if stopped:
+                raise stopped_at(run)
+
+
+def validate(run: Run, log: MetricsLog | None, clock: Clock, bar: tqdm[Any]) -> None:
+    """Validates, and tells what came out."""
+    timings, loss = clock.read(run.step, run.config.batch_size), run.mean_loss()
+    found = run.validate()
+    if log:
+        log.write({"step": run.step, "train_loss": loss, "lr": run.config.lr_at(run.step - 1), **timings,
+                   **{f"validation_{name}": value for name, value in found.items()}})
+    bar.set_postfix_str(f"{timings['images_per_second']:.0f} images/s, " + ", ".join(
+        f"{name} {value:.3f}" for name, value in [("train loss", loss), *found.items()]))
+    if run.step == run.config.iterations:
+        run.save()
+
+
+def stopped_at(run: Run) -> UserError:
+    return UserError(f"stopped at step {run.step} of {run.config.iterations}; everything is saved in {run.folder}: "
+                     f"the same command goes on from here.")
 
 
 class Clock:
@@ -128,23 +138,45 @@ class Clock:
                 "waited_for_images": round(self.waited / passed, 4)}
 
 
+class Stop:
+    """Whether the run was asked to stop; where it may end at once, it does."""
+
+    asked = False
+    ending: Run | None = None
+
+    @contextmanager
+    def at_once(self, run: Run) -> Iterator[None]:
+        """Within, a stop need not wait."""
+        self.ending = run
+        try:
+            if self.asked:
+                raise stopped_at(run)
+            yield
+        finally:
+            self.ending = None
+
+    def ask(self) -> None:
+        self.asked = True
+        if self.ending:
+            raise stopped_at(self.ending)
+
+
 @contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Within, the first Ctrl-C, and any SIGTERM, only make the yielded function answer True; the second Ctrl-C acts as ever.
+def stop_signals() -> Iterator[Stop]:
+    """Within, the first Ctrl-C, and any SIGTERM, only ask for a stop; the second Ctrl-C acts as ever.
 
     A cluster's SIGTERM comes twice to what torchrun started: from the cluster, and from torchrun.
     """
-    asked = False
+    stop = Stop()
 
     def ask(number: int, frame: Any) -> None:
-        nonlocal asked
-        asked = True
         if number == signal.SIGINT:
             signal.signal(number, before[signal.SIGINT])
+        stop.ask()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

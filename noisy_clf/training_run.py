@@ -43,8 +43,18 @@ class Run:
         groups = task.parameter_groups or [{"params": [p for p in self.network.parameters() if p.requires_grad]}]
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-        self.step, self.best = 0, float("inf")
+        self.step, self.validated, self.best = 0, 0, float("inf")
         self.losses: list[Tensor] = []  # of each step since the last validation
+
+    @property
+    def owes_validation(self) -> bool:
+        """The state is saved before a validation, which may take long, so that a stop need not wait for it."""
+        due = self.step % self.config.validate_every == 0 or self.step == self.config.iterations
+        return due and self.validated < self.step
+
+    @property
+    def finished(self) -> bool:
+        return self.validated == self.step == self.config.iterations
 
     def positions(self, part: range) -> range:
         """The positions in training of a part of this step's batch."""
@@ -129,6 +139,7 @@ class Run:
         for name in ["last"] + ["best"] * better:
             self.execution.processes.first_does(
                 lambda: save_model(self.folder / name, self.model_config, self.average, about))
+        self.validated, self.losses = self.step, []
         return metrics
 
     def save(self) -> None:
@@ -136,9 +147,10 @@ class Run:
         self.execution.processes.first_does(self.write)
 
     def write(self) -> None:
-        state = {"step": self.step, "best": self.best, "losses": self.losses, "network": self.network.state_dict(),
-                 "average": self.average.state_dict(), "optimizer": self.optimizer.state_dict(),
-                 "scaler": self.scaler.state_dict(), "timesteps": self.timesteps.state_dict()}
+        state = {"step": self.step, "validated": self.validated, "best": self.best, "losses": self.losses,
+                 "network": self.network.state_dict(), "average": self.average.state_dict(),
+                 "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
+                 "timesteps": self.timesteps.state_dict()}
         with atomic_write(self.folder / STATES / f"step-{self.step:07d}.pt") as temporary, open(temporary, "wb") as file:
             torch.save(state, file)
         older = [path for path in states(self.folder) if step_of(path) <= self.step]  # what is newer is damaged: see resume()
@@ -167,13 +179,14 @@ class Run:
                             f"remove {self.folder / STATES} to start this run from the beginning.")
 
     def take(self, state: dict[str, Any]) -> None:
-        step, best, losses = int(state["step"]), float(state["best"]), list(state["losses"])
+        step, validated = int(state["step"]), int(state["validated"])
+        best, losses = float(state["best"]), list(state["losses"])
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.timesteps.load_state_dict(state["timesteps"])
-        self.step, self.best, self.losses = step, best, losses
+        self.step, self.validated, self.best, self.losses = step, validated, best, losses
 
 
 def states(folder: Path) -> list[Path]:

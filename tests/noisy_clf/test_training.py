@@ -243,6 +243,22 @@ def test_a_second_sigterm_changes_nothing(
     assert saved_step(tmp_path) == 7
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_validation_at_once_and_the_run_goes_on_with_it(
+        few_digits: Dataset, whole: Path, tmp_path: Path, number: int) -> None:
+    made = task(few_digits)
+
+    def interrupted(network: Any, processes: Processes) -> dict[str, float]:
+        os.kill(os.getpid(), number)
+        raise AssertionError("the validation went on")
+
+    with pytest.raises(UserError, match="stopped at step 4 of 10; everything is saved"):
+        train(replace(made, validate=interrupted), few_digits, CONFIG, tmp_path)
+    assert saved_step(tmp_path) == 4 and not (tmp_path / "last").exists()
+    start(few_digits, tmp_path)
+    assert outcome(tmp_path) == outcome(whole)
+
+
 def test_a_second_ctrl_c_ends_the_run_at_once_and_it_still_resumes(
         few_digits: Dataset, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
@@ -469,12 +485,12 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_models_saved_until_then(
     assert saved_step(tmp_path) == 4
 
 
-def test_a_validation_loss_that_is_no_number_ends_the_run_before_it_is_saved(few_digits: Dataset, tmp_path: Path) -> None:
+def test_a_validation_loss_that_is_no_number_ends_the_run_before_a_model_is_saved(few_digits: Dataset, tmp_path: Path) -> None:
     found = iter([0.5, math.nan])
     with pytest.raises(UserError, match="the validation loss became nan at step 8; the models saved until then stand"):
         told = replace(task(few_digits), validate=lambda network, processes: {"loss": next(found)})
         train(told, few_digits, CONFIG, tmp_path)
-    assert about(tmp_path / "last")["step"] == 4 and saved_step(tmp_path) == 6
+    assert about(tmp_path / "last")["step"] == 4 and [path.name for path in states(tmp_path)][1] == "step-0000006.pt"
 
 
 def test_a_setting_without_sense_claims_no_folder(few_digits: Dataset, tmp_path: Path) -> None:
