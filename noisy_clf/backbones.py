@@ -210,7 +210,7 @@ def float32(features: Any) -> Any:
 def create(config: TimmConfig) -> nn.Module:
     """timm's model with random weights, what it drops at random switched off; UserError where it cannot take such images."""
     import timm
-    from timm.layers import DropPath
+    from timm.layers import DropPath, PatchEmbed
 
     known = pretrained_cfg(config.name)
     fixed = known.fixed_input_size and config.size != known.input_size[-1]  # others take any size, and no img_size
@@ -220,6 +220,9 @@ def create(config: TimmConfig) -> nn.Module:
                                   **sizes)
     except Exception as error:  # whatever a model's constructor stumbles over
         raise does_not_fit(config, error) from error
+    cut = getattr(model, "patch_embed", None)
+    if isinstance(cut, PatchEmbed) and not cut.dynamic_img_pad and any(config.size % side for side in cut.patch_size):
+        raise does_not_fit(config, ValueError(f"patches of {cut.patch_size[0]} pixels would leave out a border"))
     for module in model.modules():
         if isinstance(module, DropPath):
             module.drop_prob = 0.0

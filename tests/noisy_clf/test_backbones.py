@@ -302,6 +302,7 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], sente
 
 @pytest.mark.parametrize("name, settings, sentence", [
     ("test_vit", {"image_size": 8}, "test_vit does not take images of 8 x 8 pixels and 3 channels .* input_size of 160"),
+    ("test_vit", {"image_size": 40}, "test_vit does not take images of 40 x 40 .*of 16 pixels would leave out a border"),
     ("test_maxvit", {"image_size": 33}, "test_maxvit does not take images of 33 x 33"),
     ("halonet_h1", {"image_size": 32}, "halonet_h1 does not take images of 32 x 32 pixels"),
     ("efficientformer_l1", {"image_size": 64}, "efficientformer_l1 does not take images of 64 x 64"),

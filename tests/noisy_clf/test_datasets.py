@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,8 +13,9 @@ from torch.testing import assert_close
 
 from noisy_clf.datasets import load_dataset
 from noisy_clf.datasets.digits import digits
-from noisy_clf.datasets.images import ArrayImages, LabelledImages, to_x_0
+from noisy_clf.datasets.images import ArrayImages, Augmentation, LabelledImages, to_x_0
 from noisy_clf.datasets.order import in_batches, training_order
+from noisy_clf.datasets.preprocessing import random_crop
 from noisy_clf.errors import UserError
 
 
@@ -77,6 +79,27 @@ def test_batch_picks_images_with_their_labels() -> None:
     images, y = LabelledImages(ArrayImages(array), torch.tensor([7, 8, 9])).batch(torch.tensor([1, 2, 1]))
     assert images.flatten().tolist() == [255, 51, 255]
     assert y.tolist() == [8, 9, 8]
+
+
+def test_flips_mirror_the_images_that_their_generators_choose_and_validation_none() -> None:
+    array = np.random.default_rng(0).integers(0, 256, (40, 3, 8, 8), dtype=np.uint8)
+    data, indices = LabelledImages(ArrayImages(array), torch.arange(40)), torch.arange(40)
+    images, y = data.augmented(indices, Augmentation(random_flip=True), [np.random.default_rng(i) for i in range(40)])
+    chosen = [np.random.default_rng(i).random() < 0.5 for i in range(40)]
+    for image, original, flipped in zip(images.numpy(), array, chosen):
+        assert np.array_equal(image, original[..., ::-1] if flipped else original)
+    assert 10 < sum(chosen) < 30 and torch.equal(y, indices)
+    assert np.array_equal(data.whole()[0].numpy(), array)
+
+
+def test_crops_of_stored_images_are_those_of_pictures() -> None:
+    array = np.random.default_rng(0).integers(0, 256, (5, 3, 8, 8), dtype=np.uint8)
+    data = LabelledImages(ArrayImages(array), torch.arange(5))
+    images, _ = data.augmented(torch.arange(5), Augmentation(random_crop=True), [np.random.default_rng(i) for i in range(5)])
+    for i, image in enumerate(images.numpy()):
+        picture = random_crop(Image.fromarray(array[i].transpose(1, 2, 0)), 8, np.random.default_rng(i))
+        assert np.array_equal(image, np.asarray(picture).transpose(2, 0, 1))
+    assert not np.array_equal(images.numpy(), array)
 
 
 def test_unknown_dataset_is_refused_with_those_there_are() -> None:
