@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from guided_sample.denoiser import Denoiser
 from guided_sample.guidance import ClassifierGuidance, NonFiniteGradient
-from guided_sample.noise import SampleNoise, random_label
-from guided_sample.output import OutputFolder, to_pixels
+from noisy_clf.noise import SampleNoise, random_label
+from guided_sample.folder import OutputFolder, to_pixels
 from guided_sample.posterior import Step
 from guided_sample.samplers import Moment, ddim, ddpm
 from guided_sample.upsample import enlarging

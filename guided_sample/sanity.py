@@ -14,7 +14,7 @@ from guided_sample.denoiser import PREDICTIONS, Denoiser
 from guided_sample.unet import UNet
 from guided_sample.upsample import enlarging
 from noisy_clf.errors import UserError
-from noisy_clf.evaluation import fixed_noise
+from noisy_clf.noise import fixed_noise
 from noisy_clf.schedule import SCHEDULES, NoiseSchedule
 
 LITTLE_NOISE = 0.9  # alpha_bar; at so little, the right settings do best on any kind of pictures

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from noisy_clf.layers import GroupNorm32, TimeSequential, Upsample, time_embedding, zeroed
-from noisy_clf.torso import TorsoConfig, down_path, middle, time_mlp
+from noisy_clf.networks.layers import GroupNorm32, TimeSequential, Upsample, time_embedding, zeroed
+from noisy_clf.networks.torso import TorsoConfig, down_path, middle, time_mlp
 
 
 @dataclass(frozen=True, kw_only=True)

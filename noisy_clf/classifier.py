@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noisy_clf import imagenet
-from noisy_clf.backbones import TimmClassifier, TimmConfig
-from noisy_clf.encoder_unet import EncoderUNet, EncoderUNetConfig
+from noisy_clf.networks.timm_classifier import TimmClassifier, TimmConfig
+from noisy_clf.networks.encoder_unet import EncoderUNet, EncoderUNetConfig
 from noisy_clf.errors import UserError
 from noisy_clf.schedule import NoiseSchedule
 

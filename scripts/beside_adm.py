@@ -25,12 +25,12 @@ from guided_sample.guidance import ClassifierGuidance
 from guided_sample.loaders.guided_diffusion import denoiser_from_file
 from guided_sample.posterior import Step, reverse_steps
 from guided_sample.samplers import ddpm
-from guided_sample.timesteps import kept_timesteps
+from guided_sample.steps import kept_timesteps
 from guided_sample.unet import UNet, UNetConfig
-from noisy_clf.encoder_unet import EncoderUNet, EncoderUNetConfig
-from noisy_clf.foreign.guided_diffusion import classifier_from_file
-from noisy_clf.foreign.released import CLASSIFIERS, DENOISERS
-from noisy_clf.torso import store_torso_as
+from noisy_clf.networks.encoder_unet import EncoderUNet, EncoderUNetConfig
+from noisy_clf.loaders.guided_diffusion import classifier_from_file
+from noisy_clf.checkpoints.released import CLASSIFIERS, DENOISERS
+from noisy_clf.networks.torso import store_torso_as
 
 FILES = DENOISERS["imagenet256-uncond"].file, CLASSIFIERS["imagenet256"].file
 SHARED: dict[str, Any] = {"image_size": 256, "in_channels": 3, "channel_mult": (1, 1, 2, 2, 4, 4), "attention_at": (32, 16, 8),

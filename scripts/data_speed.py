@@ -19,8 +19,8 @@ import numpy as np
 from noisy_clf.datasets.downsampled_imagenet import downsampled_imagenet
 from noisy_clf.datasets.images import Augmentation, LabelledImages
 from noisy_clf.datasets.order import training_order
-from noisy_clf.draws import augmentation_generators
-from noisy_clf.read_ahead import read_ahead
+from noisy_clf.training.draws import augmentation_generators
+from noisy_clf.datasets.read_ahead import read_ahead
 
 
 def write(folder: Path, size: int, rows: int, pickled: bool) -> int:

@@ -23,8 +23,8 @@ from guided_sample.loaders.diffusers_folder import WEIGHTS
 from guided_sample.unet import UNet, UNetConfig
 from noisy_clf.errors import FriendlyCommand, UserError
 from noisy_clf.files import atomic_write, write_json
-from noisy_clf.foreign.diffusers_scheduler import CONFIG, INDEX, PREDICTS, SCHEDULER
-from noisy_clf.layers import AttentionBlock, Downsample, ResBlock, Upsample
+from noisy_clf.checkpoints.diffusers_scheduler import CONFIG, INDEX, PREDICTS, SCHEDULER
+from noisy_clf.networks.layers import AttentionBlock, Downsample, ResBlock, Upsample
 from noisy_clf.schedule import NoiseSchedule
 
 VERSION = "0.42.1"  # of diffusers, whose format this is

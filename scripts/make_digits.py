@@ -13,9 +13,9 @@ import click
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
-from guided_sample.cli import train_ddpm
-from noisy_clf.checkpoint import BUNDLED, CONFIG, WEIGHTS
-from noisy_clf.cli import train_noisy_clf
+from guided_sample.cli.train_ddpm import train_ddpm
+from noisy_clf.checkpoints.model_folder import BUNDLED, CONFIG, WEIGHTS
+from noisy_clf.cli.train import train_noisy_clf
 from noisy_clf.files import atomic_write, read_json, write_json
 
 ADVICE = {"classifier": "digits", "scale": 5.0, "steps": {"ddpm": "50", "ddim": "ddim25"}}

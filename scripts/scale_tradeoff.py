@@ -20,10 +20,10 @@ from sklearn.svm import SVC
 
 from guided_sample.guidance import ClassifierGuidance
 from guided_sample.loaders import load_denoiser
-from guided_sample.noise import SampleNoise
+from noisy_clf.noise import SampleNoise
 from guided_sample.posterior import reverse_steps
 from guided_sample.samplers import ddim, ddpm
-from guided_sample.timesteps import kept_timesteps
+from guided_sample.steps import kept_timesteps
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.loaders import load_classifier
 from noisy_clf.datasets import load_dataset

@@ -23,13 +23,13 @@ from torch.nn import functional as F
 
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.datasets.images import ArrayImages, Dataset, LabelledImages
-from noisy_clf.device import exact_float32
-from noisy_clf.encoder_unet import EncoderUNet, EncoderUNetConfig
-from noisy_clf.objective import classifier_task
-from noisy_clf.read_ahead import read_ahead
+from noisy_clf.execution import exact_float32
+from noisy_clf.networks.encoder_unet import EncoderUNet, EncoderUNetConfig
+from noisy_clf.training.classifier_task import classifier_task
+from noisy_clf.datasets.read_ahead import read_ahead
 from noisy_clf.schedule import NoiseSchedule
-from noisy_clf.training_config import Execution, TrainingConfig
-from noisy_clf.training_run import Run
+from noisy_clf.training.config import Execution, TrainingConfig
+from noisy_clf.training.run import Run
 
 Step = Callable[[], Any]
 SIZE, CLASSES = 64, 1000

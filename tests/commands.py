@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from guided_sample.cli import guided_sample
+from guided_sample.cli.sample import guided_sample
 
 
 def invoke(command: click.Command, *arguments: object) -> Result:

@@ -9,9 +9,9 @@ import torch
 
 from guided_sample.denoiser import Denoiser, unet_denoiser
 from guided_sample.unet import UNet, UNetConfig
-from noisy_clf.checkpoint import save_model
+from noisy_clf.checkpoints.model_folder import save_model
 from noisy_clf.classifier import NoisyClassifier
-from noisy_clf.encoder_unet import EncoderUNet, EncoderUNetConfig
+from noisy_clf.networks.encoder_unet import EncoderUNet, EncoderUNetConfig
 from noisy_clf.schedule import NoiseSchedule
 from tests.reference import with_drawn_weights
 

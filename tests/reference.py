@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from guided_sample.unet import UNet, UNetConfig
-from noisy_clf.encoder_unet import EncoderUNet, EncoderUNetConfig
+from noisy_clf.networks.encoder_unet import EncoderUNet, EncoderUNetConfig
 
 FOLDER = Path(__file__).parent / "data" / "guided_diffusion"
 INDEX = json.loads((FOLDER / "index.json").read_text())

@@ -5,12 +5,12 @@ import torch
 from click.testing import CliRunner
 from sklearn.svm import SVC
 
-from guided_sample.cli import guided_sample
+from guided_sample.cli.sample import guided_sample
 from guided_sample.loaders import load_model
-from noisy_clf.checkpoint import BUNDLED, bundled_models
+from noisy_clf.checkpoints.model_folder import BUNDLED, bundled_models
 from noisy_clf.loaders import load_classifier
 from noisy_clf.datasets import load_dataset
-from noisy_clf.evaluation import evaluate
+from noisy_clf.evaluation.by_noise_level import evaluate
 
 
 @pytest.fixture(scope="module")

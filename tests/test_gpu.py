@@ -6,17 +6,17 @@ import torch
 from safetensors.torch import load_file
 
 from guided_sample.guidance import ClassifierGuidance
-from guided_sample.noise import SampleNoise
+from noisy_clf.noise import SampleNoise
 from guided_sample.posterior import reverse_steps
 from guided_sample.samplers import ddim, ddpm
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.datasets import load_dataset
-from noisy_clf.device import exact_float32
-from noisy_clf.objective import classifier_task
+from noisy_clf.execution import exact_float32
+from noisy_clf.training.classifier_task import classifier_task
 from noisy_clf.schedule import NoiseSchedule
-from noisy_clf.training import METRICS, train
-from noisy_clf.training_config import Execution, TrainingConfig
-from noisy_clf.training_run import Run
+from noisy_clf.training.loop import METRICS, train
+from noisy_clf.training.config import Execution, TrainingConfig
+from noisy_clf.training.run import Run
 from tests.conftest import tiny_classifier, tiny_denoiser
 from tests.noisy_clf.conftest import tiny_network
 from tests.reference import relative_error

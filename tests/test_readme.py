@@ -6,10 +6,11 @@ from pathlib import Path
 import click
 import pytest
 
-from guided_sample.cli import guided_sample, train_ddpm
-from noisy_clf.cli import train_noisy_clf
-from noisy_clf.eval_cli import eval_noisy_clf
-from noisy_clf.foreign.settings import read_settings
+from guided_sample.cli.sample import guided_sample
+from guided_sample.cli.train_ddpm import train_ddpm
+from noisy_clf.cli.train import train_noisy_clf
+from noisy_clf.cli.evaluate import eval_noisy_clf
+from noisy_clf.checkpoints.settings import read_settings
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 COMMANDS = {"guided-sample": guided_sample, "train-ddpm": train_ddpm, "train-noisy-clf": train_noisy_clf,

@@ -9,11 +9,11 @@ from guided_sample.loaders.guided_diffusion import denoiser_from_file
 from guided_sample.loaders.loaded import Advice, LoadedModel
 from guided_sample.loaders.model_folder import load_model_folder
 from guided_sample.loaders.released import MODELS
-from noisy_clf.checkpoint import ModelFolder
-from noisy_clf.foreign.diffusers_scheduler import is_diffusers_folder
-from noisy_clf.foreign.released import DENOISERS
-from noisy_clf.foreign.settings import Settings
-from noisy_clf.loaders import released_or_bare_file
+from noisy_clf.checkpoints.model_folder import ModelFolder
+from noisy_clf.checkpoints.diffusers_scheduler import is_diffusers_folder
+from noisy_clf.checkpoints.released import DENOISERS
+from noisy_clf.checkpoints.settings import Settings
+from noisy_clf.checkpoints.bare_file import released_or_bare_file
 
 __all__ = ["Advice", "LoadedModel", "load_denoiser", "load_model"]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from guided_sample.denoiser import Denoiser, unet_denoiser
 from guided_sample.unet import UNet, UNetConfig
 from noisy_clf.errors import UserError
-from noisy_clf.foreign.guided_diffusion import architecture, names_of_classes
-from noisy_clf.foreign.settings import Settings, schedule_of
-from noisy_clf.foreign.torch_file import give_tensors, read_tensors
+from noisy_clf.checkpoints.guided_diffusion import architecture, names_of_classes
+from noisy_clf.checkpoints.settings import Settings, schedule_of
+from noisy_clf.checkpoints.torch_file import give_tensors, read_tensors
 
 
 def denoiser_from_file(path: Path, settings: Settings | None) -> Denoiser:

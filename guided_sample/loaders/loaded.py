@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from guided_sample.denoiser import Denoiser
-from guided_sample.timesteps import nearest_steps
+from guided_sample.steps import nearest_steps
 from noisy_clf.errors import UserError
 
 DEFAULT_STEPS = {"ddpm": "250", "ddim": "ddim25"}  # ADM's

@@ -6,7 +6,7 @@ import torch
 from guided_sample.denoiser import unet_denoiser
 from guided_sample.loaders.loaded import Advice, LoadedModel
 from guided_sample.unet import UNet, UNetConfig
-from noisy_clf.checkpoint import ModelFolder, config_from
+from noisy_clf.checkpoints.model_folder import ModelFolder, config_from
 from noisy_clf.errors import UserError
 
 

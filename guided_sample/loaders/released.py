@@ -4,9 +4,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from guided_sample.loaders.loaded import DEFAULT_STEPS, Advice
-from noisy_clf.checkpoint import ModelFolder, bundled_models
-from noisy_clf.foreign.download import cached
-from noisy_clf.foreign.released import CLASSIFIERS, DENOISERS
+from noisy_clf.checkpoints.model_folder import ModelFolder, bundled_models
+from noisy_clf.checkpoints.download import cached
+from noisy_clf.checkpoints.released import CLASSIFIERS, DENOISERS
 
 
 @dataclass(frozen=True)

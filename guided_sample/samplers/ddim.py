@@ -8,7 +8,7 @@ from torch import Tensor
 
 from guided_sample.denoiser import Denoiser
 from guided_sample.guidance import Guidance
-from guided_sample.noise import Noise
+from noisy_clf.noise import Noise
 from guided_sample.posterior import Step
 from guided_sample.samplers.moment import Moment
 

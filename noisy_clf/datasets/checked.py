@@ -20,8 +20,8 @@ from tqdm import tqdm
 from noisy_clf.datasets.image_files import PATIENCE, Refused, decoded, printable, silence_pillow, why
 from noisy_clf.errors import UserError
 from noisy_clf.files import atomic_write, locked
-from noisy_clf.foreign.download import cache_folder
-from noisy_clf.read_ahead import read_ahead
+from noisy_clf.checkpoints.download import cache_folder
+from noisy_clf.datasets.read_ahead import read_ahead
 
 RULES = 1  # of what is refused; another number begins new records
 THREADS = min(32, 2 * (os.cpu_count() or 4))

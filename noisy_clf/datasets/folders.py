@@ -17,7 +17,7 @@ from noisy_clf.datasets.checked import THREADS, refused_files, say
 from noisy_clf.datasets.image_files import SUFFIXES, ImageFiles, printable
 from noisy_clf.datasets.images import Dataset, LabelledImages
 from noisy_clf.errors import UserError, disk_trouble
-from noisy_clf.read_ahead import read_ahead
+from noisy_clf.datasets.read_ahead import read_ahead
 
 VALIDATION = ("val", "validation", "valid", "test")  # the first of them that is there is validated on
 SPLITS = ("train", "training", *VALIDATION, "testing")  # what no class is named, if no other is

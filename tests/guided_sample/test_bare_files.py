@@ -11,7 +11,7 @@ import torch
 
 from guided_sample.loaders import load_denoiser
 from guided_sample.unet import UNet, UNetConfig
-from noisy_clf.checkpoint import file_digest
+from noisy_clf.checkpoints.model_folder import file_digest
 from noisy_clf.errors import UserError
 from noisy_clf.loaders import load_classifier
 from noisy_clf.schedule import NoiseSchedule

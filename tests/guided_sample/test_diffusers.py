@@ -13,10 +13,10 @@ from guided_sample.loaders import load_model
 from guided_sample.loaders.diffusers_folder import load_diffusers_folder
 from guided_sample.posterior import reverse_steps
 from guided_sample.samplers import ddim, ddpm
-from guided_sample.timesteps import kept_timesteps
-from noisy_clf.checkpoint import file_digest
+from guided_sample.steps import kept_timesteps
+from noisy_clf.checkpoints.model_folder import file_digest
 from noisy_clf.errors import UserError
-from noisy_clf.foreign.diffusers_scheduler import is_diffusers_folder
+from noisy_clf.checkpoints.diffusers_scheduler import is_diffusers_folder
 from noisy_clf.schedule import NoiseSchedule
 from tests.reference import relative_error, with_drawn_weights
 

@@ -11,7 +11,7 @@ from guided_sample.loaders import load_denoiser
 from guided_sample.loaders.diffusers_folder import load_diffusers_folder
 from guided_sample.posterior import reverse_steps
 from guided_sample.samplers import ddpm
-from guided_sample.timesteps import kept_timesteps
+from guided_sample.steps import kept_timesteps
 from noisy_clf.errors import UserError
 from noisy_clf.schedule import NoiseSchedule
 from scripts.export_diffusers import export, main

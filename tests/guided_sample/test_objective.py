@@ -6,11 +6,11 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from guided_sample.denoiser import x0_from_eps
-from guided_sample.objective import bound_term, denoiser_task, gaussian_kl, pixel_log_prob
+from guided_sample.training.denoiser_task import bound_term, denoiser_task, gaussian_kl, pixel_log_prob
 from guided_sample.posterior import learned_log_variance, step_table
 from noisy_clf.datasets import load_dataset
 from noisy_clf.datasets.images import to_x_0
-from noisy_clf.draws import Draws
+from noisy_clf.training.draws import Draws
 from noisy_clf.processes import Processes
 from noisy_clf.schedule import NoiseSchedule
 from tests.conftest import SCHEDULE, tiny_denoiser

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from guided_sample.output import to_pixels
+from guided_sample.folder import to_pixels
 from tests.commands import assert_refused, run, sample
 from tests.conftest import NAMES, stored, tiny_classifier, tiny_denoiser
 

@@ -8,7 +8,7 @@ from guided_sample.denoiser import unet_denoiser
 from guided_sample.guidance import ClassifierGuidance
 from guided_sample.posterior import reverse_steps
 from guided_sample.samplers import ddim, ddpm
-from guided_sample.timesteps import kept_timesteps
+from guided_sample.steps import kept_timesteps
 from guided_sample.unet import UNet
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.schedule import NoiseSchedule

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from guided_sample.loaders import load_denoiser
-from guided_sample.output import OutputFolder
+from guided_sample.folder import OutputFolder
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.schedule import NoiseSchedule
 from tests.commands import assert_refused, contents, run, sample

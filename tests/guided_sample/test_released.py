@@ -18,11 +18,11 @@ from guided_sample.loaders.released import MODELS
 from guided_sample.unet import UNet, UNetConfig
 from noisy_clf import imagenet
 from noisy_clf.classifier import class_index
-from noisy_clf.cli import train_noisy_clf
-from noisy_clf.encoder_unet import EncoderUNet, EncoderUNetConfig
+from noisy_clf.cli.train import train_noisy_clf
+from noisy_clf.networks.encoder_unet import EncoderUNet, EncoderUNetConfig
 from noisy_clf.errors import UserError
-from noisy_clf.foreign.download import SOURCE
-from noisy_clf.foreign.released import CLASSIFIERS, DENOISERS, RELEASED, shapes_digest
+from noisy_clf.checkpoints.download import SOURCE
+from noisy_clf.checkpoints.released import CLASSIFIERS, DENOISERS, RELEASED, shapes_digest
 from noisy_clf.schedule import NoiseSchedule
 from tests.commands import assert_refused, invoke, run
 from tests.reference import with_drawn_weights

@@ -46,7 +46,7 @@ def test_killed_and_run_again_equals_uninterrupted(denoiser_folder):
     arguments = ["--model", str(denoiser_folder), "--num-samples", "12", "--batch-size", "2", "--steps", "20", "--out"]
     assert run(*arguments, "whole").exit_code == 0
     for images in (2, 6):
-        process = subprocess.Popen([sys.executable, "-c", "from guided_sample.cli import guided_sample; guided_sample()",
+        process = subprocess.Popen([sys.executable, "-c", "from guided_sample.cli.sample import guided_sample; guided_sample()",
                                     *arguments, "out"], stderr=subprocess.DEVNULL)
         while len(list(Path("out").glob("0*.png"))) < images and process.poll() is None:
             time.sleep(0.01)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from guided_sample.denoiser import x0_from_eps
 from guided_sample.loaders import load_denoiser
 from guided_sample.sanity import misconfigured, much_noise, pictures, reconstruction_error
-from noisy_clf.checkpoint import BUNDLED
+from noisy_clf.checkpoints.model_folder import BUNDLED
 from noisy_clf.schedule import NoiseSchedule
 from tests.commands import run
 from tests.conftest import tiny_denoiser

@@ -1,6 +1,6 @@
 import pytest
 
-from guided_sample.timesteps import kept_timesteps, nearest_steps
+from guided_sample.steps import kept_timesteps, nearest_steps
 from noisy_clf.errors import UserError
 
 

@@ -8,7 +8,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from noisy_clf.backbones import TimmClassifier, TimmConfig
+from noisy_clf.networks.timm_classifier import TimmClassifier, TimmConfig
 from noisy_clf.classifier import NoisyClassifier
 from tests.commands import assert_refused, run, sample
 from tests.conftest import NAMES, SCHEDULE, stored

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from guided_sample.cli import train_ddpm
+from guided_sample.cli.train_ddpm import train_ddpm
 from tests.commands import invoke, run
 
 

@@ -17,16 +17,16 @@ from torch.testing import assert_close
 
 from guided_sample.denoiser import unet_denoiser
 from guided_sample.loaders import load_model
-from guided_sample.noise import SampleNoise
-from guided_sample.output import to_pixels
+from noisy_clf.noise import SampleNoise
+from guided_sample.folder import to_pixels
 from guided_sample.posterior import reverse_steps
 from guided_sample.run import Experiment
 from guided_sample.samplers import ddim
-from guided_sample.timesteps import kept_timesteps
+from guided_sample.steps import kept_timesteps
 from guided_sample.unet import UNet, UNetConfig
 from guided_sample.upsample import enlarging
-from noisy_clf.encoder_unet import EncoderUNet, EncoderUNetConfig
-from noisy_clf.foreign.released import RELEASED, ReleasedFile, shapes_digest
+from noisy_clf.networks.encoder_unet import EncoderUNet, EncoderUNetConfig
+from noisy_clf.checkpoints.released import RELEASED, ReleasedFile, shapes_digest
 from tests.commands import assert_refused, contents, run
 from tests.conftest import NAMES, stored, tiny_classifier, tiny_denoiser
 from tests.reference import with_drawn_weights

@@ -10,7 +10,7 @@ import torch
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.datasets.digits import digits
 from noisy_clf.datasets.images import ArrayImages, Dataset, LabelledImages
-from noisy_clf.encoder_unet import EncoderUNet, EncoderUNetConfig
+from noisy_clf.networks.encoder_unet import EncoderUNet, EncoderUNetConfig
 from noisy_clf.schedule import NoiseSchedule
 from tests.reference import with_drawn_weights
 

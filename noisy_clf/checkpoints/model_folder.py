@@ -1,0 +1,145 @@
+"""Model files. A model is a folder: config.json tells what it is, model.safetensors holds the weights to use.
+
+A name ("digits") stands for a model bundled with the package; a training run's folder stands for its best model.
+No file that could carry code is ever opened as such, and every write is to a temporary name, then renamed.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from noisy_clf.errors import UserError
+from noisy_clf.files import atomic_write, read_json, write_json
+from noisy_clf.checkpoints.released import RELEASED
+from noisy_clf.schedule import NoiseSchedule
+
+Kind = Literal["classifier", "denoiser"]
+BUNDLED = Path(__file__).parents[1] / "bundled"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def save_model(folder: Path, config: dict[str, Any], network: nn.Module, about: dict[str, Any]) -> None:
+    """Writes the network's weights, and config.json where it differs; `about` (step, metrics) goes beside the weights."""
+    if not (folder / CONFIG).exists() or read_json(folder / CONFIG) != json.loads(json.dumps(config)):
+        write_json(folder / CONFIG, config)
+    with atomic_write(folder / WEIGHTS) as temporary:
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+        temporary.write_bytes(save(tensors, metadata={"about": json.dumps(about)}))  # save_file makes it its owner's alone
+
+
+def bundled_models(kind: Kind) -> list[str]:
+    return sorted(folder.parent.name for folder in BUNDLED.glob(f"*/{kind}"))
+
+
+def find_model(name_or_path: str | Path, kind: Kind) -> Path:
+    """The folder of a bundled model, of a model, or of a training run (its best model)."""
+    if str(name_or_path) in bundled_models(kind):
+        return BUNDLED / str(name_or_path) / kind
+    path = Path(name_or_path)
+    for folder in (path, path / "best"):
+        if (folder / CONFIG).is_file():
+            return folder
+    names = ", ".join([*bundled_models(kind), *RELEASED[kind]])
+    if path.is_dir():
+        raise UserError(f"{path} is a folder without a {CONFIG}: neither a model nor a training run "
+                        f"that has validated once; give a {kind}'s folder, or one of the names: {names}.")
+    raise UserError(f"there is no {kind} {str(name_or_path)!r}; the names are: {names}; "
+                    f"a path to a {kind}'s folder works too.")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model's folder, its configuration read and its kind checked."""
+
+    path: Path
+    config: dict[str, Any]
+
+    @classmethod
+    def open(cls, name_or_path: str | Path, kind: Kind) -> ModelFolder:
+        path = find_model(name_or_path, kind)
+        config = read_json(path / CONFIG)
+        found = config.get("kind")
+        if found not in ("classifier", "denoiser"):
+            raise UserError(f"{path / CONFIG} does not describe a model of this toolkit (it has no "
+                            f"\"kind\" of \"classifier\" or \"denoiser\").")
+        if found != kind:
+            raise UserError(f"{path} holds a {found}, and a {kind} is wanted here.")
+        for field in ("network", "schedule"):
+            if not isinstance(config.get(field), dict):
+                raise UserError(f"{path / CONFIG} has no \"{field}\".")
+        return cls(path, config)
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        try:
+            return NoiseSchedule.from_config(self.config["schedule"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{self.path / CONFIG}: the schedule cannot be read ({error!r}).") from error
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of their numbers; none where the model knows no classes."""
+        names = self.config.get("class_names") or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{self.path / CONFIG}: class_names is not a list of names.")
+        return tuple(names)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights' file."""
+        if not (self.path / WEIGHTS).is_file():
+            raise UserError(f"{self.path / WEIGHTS} is missing.")
+        return file_digest(self.path / WEIGHTS)
+
+    def load_weights(self, network: nn.Module) -> None:
+        """Gives the network its weights; a missing, extra or differently shaped tensor is refused by name."""
+        path = self.path / WEIGHTS
+        if not path.is_file():
+            raise UserError(f"{path} is missing.")
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # half-sized files too
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} is not a whole safetensors file ({error}); copy or train it again.") from error
+        refuse_other_tensors(path, tensors, network.state_dict())
+        network.load_state_dict(tensors, assign=True)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def refuse_other_tensors(path: Path, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    missing, extra = [name for name in wanted if name not in found], [name for name in found if name not in wanted]
+    if missing or extra:
+        raise UserError(f"{path} does not fit its configuration: " + "; ".join(
+            f"{len(names)} {what} tensor{'s' * (len(names) > 1)}, such as {names[0]}"
+            for what, names in (("missing", missing), ("unknown", extra)) if names) + ".")
+    for name, tensor in wanted.items():
+        if found[name].shape != tensor.shape:
+            raise UserError(f"{path} does not fit its configuration: {name} has shape {list(found[name].shape)}, "
+                            f"not {list(tensor.shape)}.")
+
+
+def config_from(kind: type[Any], fields: dict[str, Any], source: object) -> Any:
+    """A config dataclass from a dictionary; what it does not know, or lacks, is refused by name."""
+    known = kind.__dataclass_fields__
+    try:
+        unknown = sorted(set(fields) - set(known))
+        if unknown:
+            raise UserError(f"unknown setting {', '.join(unknown)}; there are: {', '.join(known)}.")
+        return kind(**fields)
+    except (TypeError, UserError) as error:
+        raise UserError(f"{source}: {str(error).rstrip('.')}.") from error

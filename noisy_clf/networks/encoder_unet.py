@@ -1,0 +1,69 @@
+"""EncoderUNet, ADM's time-conditioned classifier: the U-Net's first half and a pooling head. (ADM sec. 4)"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from noisy_clf.errors import UserError
+from noisy_clf.networks.layers import AttentionPool, GroupNorm32, time_embedding, zeroed
+from noisy_clf.networks.torso import TorsoConfig, down_path, middle, time_mlp
+
+Pool = Literal["attention", "adaptive", "spatial", "spatial_v2"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderUNetConfig(TorsoConfig):
+    """EncoderUNet's settings.
+
+    num_classes  K, the number of logits
+    pool         "attention" (every released classifier), "adaptive" (global mean), "spatial" or "spatial_v2" (the
+                 mean of every block's output, through a hidden layer of 2048)
+    """
+
+    num_classes: int
+    pool: Pool = "attention"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pool not in get_args(Pool):
+            raise UserError(f"unknown pool {self.pool!r}; there are: {', '.join(get_args(Pool))}.")
+
+
+class EncoderUNet(nn.Module):
+    """(x_t [B,C,H,W], t [B]) -> logits [B,K]."""
+
+    def __init__(self, config: EncoderUNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.time_embed = time_mlp(config)
+        self.input_blocks, widths = down_path(config)
+        self.middle_block = middle(config)
+        self.out = pooling_head(config, block_widths=[*widths, config.widths[-1]])
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        emb = self.time_embed(time_embedding(t, self.config.channels))
+        h, outputs = x_t, []
+        for block in [*self.input_blocks, self.middle_block]:
+            h = block(h, emb)
+            outputs.append(h)
+        if self.config.pool.startswith("spatial"):
+            h = torch.cat([output.float().mean(dim=(2, 3)) for output in outputs], dim=1)
+        with torch.autocast(h.device.type, enabled=False):  # the head in float32 whatever the blocks computed in
+            return self.out(h.float())
+
+
+def pooling_head(config: EncoderUNetConfig, block_widths: list[int]) -> nn.Sequential:
+    width, K = config.widths[-1], config.num_classes
+    if config.pool == "attention":
+        smallest = config.image_size // 2 ** (len(config.widths) - 1)
+        return nn.Sequential(
+            GroupNorm32(width), nn.SiLU(), AttentionPool(smallest, width, config.heads_of(width), K))
+    if config.pool == "adaptive":
+        return nn.Sequential(
+            GroupNorm32(width), nn.SiLU(), nn.AdaptiveAvgPool2d(1), zeroed(nn.Conv2d(width, K, 1)), nn.Flatten())
+    if config.pool == "spatial":
+        return nn.Sequential(nn.Linear(sum(block_widths), 2048), nn.ReLU(), nn.Linear(2048, K))
+    return nn.Sequential(nn.Linear(sum(block_widths), 2048), GroupNorm32(2048), nn.SiLU(), nn.Linear(2048, K))

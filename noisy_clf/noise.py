@@ -1,0 +1,37 @@
+"""Each sample's own noise. Sample i of a seed always gets the same draws: in any batch, on any device, alone or not."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Noise = Callable[[], Tensor]
+
+
+class SampleNoise:
+    """Standard normal draws, float32 [B,*shape]: the first is x_T, the next ones the steps' noise, from (seed, index) alone.
+
+    stream  a word of seeds more, for noise that is independent of the sample's other noise
+    """
+
+    def __init__(self, seed: int, indices: Sequence[int], shape: tuple[int, ...], device: torch.device,
+                 stream: Sequence[int] = ()) -> None:
+        self.streams = [np.random.default_rng([seed, index, *stream]) for index in indices]
+        self.shape, self.device = shape, device
+
+    def __call__(self) -> Tensor:
+        draws = np.stack([stream.standard_normal(self.shape, dtype=np.float32) for stream in self.streams])
+        return torch.from_numpy(draws).to(self.device, non_blocking=True)
+
+
+def random_label(seed: int, index: int, K: int) -> int:
+    """Sample `index`'s label where labels are drawn uniformly; its noise does not depend on whether it is asked for."""
+    return int(np.random.default_rng([seed, index, 1]).integers(K))
+
+
+def fixed_noise(indices: Tensor, shape: Sequence[int], seed: int = 0) -> Tensor:
+    """Validation's eps, float32 [B,*shape]: that of image i comes from (seed, i) alone."""
+    draws = [np.random.default_rng([seed, int(i)]).standard_normal(tuple(shape), dtype=np.float32) for i in indices]
+    return torch.from_numpy(np.stack(draws))

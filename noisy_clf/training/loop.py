@@ -1,0 +1,183 @@
+"""The training loop of classifiers and denoisers: step, validate, save, stop and resume.
+
+A run that was stopped, in any way, and started again is the run that never stopped; one that several processes share is,
+up to rounding, that of one.
+"""
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from noisy_clf.datasets.images import Dataset
+from noisy_clf.errors import UserError, disk_trouble
+from noisy_clf.files import claim_folder, locked
+from noisy_clf.training.metrics_log import MetricsLog
+from noisy_clf.datasets.read_ahead import read_ahead
+from noisy_clf.training.config import Execution, TrainingConfig
+from noisy_clf.training.task import Task
+from noisy_clf.training.run import Run
+
+METRICS, OPTIONS = "metrics.jsonl", "options.json"
+
+
+def train(task: Task, data: Dataset, config: TrainingConfig, folder: Path, execution: Execution = Execution()) -> None:
+    """Trains to the end, going on from where a run in `folder` stopped.
+
+    Writes best/ and last/ (models), states/ (to go on from), metrics.jsonl and options.json. Ctrl-C and SIGTERM end the
+    run after the current step with its state saved; UserError if the folder holds a run with other options.
+    """
+    run = Run(task, config, data, folder, execution)  # which refuses what has no sense before there is a folder
+    with ExitStack() as stack:
+        execution.processes.first_does(lambda: stack.enter_context(alone_in(folder)))
+        begin(run)
+        go_on(run)
+
+
+def alone_in(folder: Path) -> AbstractContextManager[None]:
+    """Within, another command for the same folder waits."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(disk_trouble(error, folder)) from error
+    return locked(folder / ".lock", f"trains in {folder}")
+
+
+def begin(run: Run) -> None:
+    """Claims the run's folder, and takes up the state that is in it. All processes must find the same."""
+    config, data, folder, task, processes = run.config, run.data, run.folder, run.task, run.execution.processes
+    if config.batch_size % task.multiple or config.batch_size < processes.count * task.multiple:
+        raise UserError(f"batch-size {config.batch_size} cannot be shared by {processes.count} processes"
+                        + (f" in groups of {task.multiple}." if task.multiple > 1 else "."))
+    processes.first_does(lambda: claim_folder(folder / OPTIONS, {
+        "dataset": Path(data.name).name, "source": data.source, "model": task.model_config,
+        "training": {**asdict(config), **task.options}}))
+    if not processes.agree(f"{data.source} {len(data.train)} {len(data.validation)} {data.class_names}"):
+        raise UserError(f"the processes do not see the same images of {data.name}; each must read the same files.")
+    run.resume()
+    if not processes.agree(f"step {run.step}"):
+        raise UserError(f"the processes do not see the same states in {folder}; all must reach one folder.")
+
+
+def go_on(run: Run) -> None:
+    """To the last iteration, or until it is stopped."""
+    config, folder, execution, processes = run.config, run.folder, run.execution, run.execution.processes
+    log = processes.first_does(lambda: MetricsLog(folder / METRICS, run.validated if run.owes_validation else run.step,
+                                                  execution.tensorboard))
+    if run.finished:
+        if processes.first:
+            print(f"{folder} is finished: {run.step} iterations, best validation loss {run.best:.4f}.")
+        return
+    bar = tqdm(total=config.iterations, initial=run.step, unit="step", desc="training", dynamic_ncols=True,
+               disable=not processes.first)
+    clock = Clock(run.step)
+    with bar, stop_signals() as stop:
+        batches = read_ahead(run.read, range(run.step, config.iterations), execution.threads)
+        while not run.finished:
+            if run.owes_validation:
+                with stop.at_once(run):  # everything is saved
+                    validate(run, log, clock, bar)
+                clock = Clock(run.step)
+                continue
+            with clock.waiting():
+                images, y = next(batches)
+            try:
+                run.train_step(images, y)
+            except torch.OutOfMemoryError as error:
+                size = len(execution.parts(run.share, run.task.multiple)[0])
+                raise UserError(f"{execution.device} has too little memory for {size} images at a time; the same command goes "
+                                f"on with fewer: --microbatch {max(size // 2, 1)}.") from error
+            bar.update()
+            stopped = processes.any(stop.asked)
+            if run.owes_validation or stopped or run.step % config.save_every == 0:
+                run.mean_loss()
+                run.save()
+            if stopped:
+                raise stopped_at(run)
+
+
+def validate(run: Run, log: MetricsLog | None, clock: Clock, bar: tqdm[Any]) -> None:
+    """Validates, and tells what came out."""
+    timings, loss = clock.read(run.step, run.config.batch_size), run.mean_loss()
+    found = run.validate()
+    if log:
+        log.write({"step": run.step, "train_loss": loss, "lr": run.config.lr_at(run.step - 1), **timings,
+                   **{f"validation_{name}": value for name, value in found.items()}})
+    bar.set_postfix_str(f"{timings['images_per_second']:.0f} images/s, " + ", ".join(
+        f"{name} {value:.3f}" for name, value in [("train loss", loss), *found.items()]))
+    if run.step == run.config.iterations:
+        run.save()
+
+
+def stopped_at(run: Run) -> UserError:
+    return UserError(f"stopped at step {run.step} of {run.config.iterations}; everything is saved in {run.folder}: "
+                     f"the same command goes on from here.")
+
+
+class Clock:
+    """How fast steps go since `step`, and which part of the time they wait for images."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.start, self.waited = step, time.perf_counter(), 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - start
+
+    def read(self, step: int, batch_size: int) -> dict[str, float]:
+        passed = time.perf_counter() - self.start
+        return {"images_per_second": round((step - self.step) * batch_size / passed, 1),
+                "waited_for_images": round(self.waited / passed, 4)}
+
+
+class Stop:
+    """Whether the run was asked to stop; where it may end at once, it does."""
+
+    asked = False
+    ending: Run | None = None
+
+    @contextmanager
+    def at_once(self, run: Run) -> Iterator[None]:
+        """Within, a stop need not wait."""
+        self.ending = run
+        try:
+            if self.asked:
+                raise stopped_at(run)
+            yield
+        finally:
+            self.ending = None
+
+    def ask(self) -> None:
+        self.asked = True
+        if self.ending:
+            raise stopped_at(self.ending)
+
+
+@contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Within, the first Ctrl-C, and any SIGTERM, only ask for a stop; the second Ctrl-C acts as ever.
+
+    A cluster's SIGTERM comes twice to what torchrun started: from the cluster, and from torchrun.
+    """
+    stop = Stop()
+
+    def ask(number: int, frame: Any) -> None:
+        if number == signal.SIGINT:
+            signal.signal(number, before[signal.SIGINT])
+        stop.ask()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

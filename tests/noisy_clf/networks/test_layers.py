@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from noisy_clf.networks.layers import (
+    AttentionBlock, AttentionPool, Downsample, GroupNorm32, ResBlock, Upsample, split_heads, time_embedding)
+
+
+@pytest.mark.parametrize("width", [6, 7, 32])
+def test_time_embedding_is_cosines_then_sines(width: int) -> None:
+    half, timesteps = width // 2, [0.0, 0.5, 3.0, 20.25]
+    expected = [[function(t * 10000 ** (-i / half)) for function in (math.cos, math.sin) for i in range(half)]
+                + [0.0] * (width % 2) for t in timesteps]
+    assert_close(time_embedding(torch.tensor(timesteps), width), torch.tensor(expected), rtol=0, atol=5e-6)
+
+
+def test_time_embedding_takes_whole_timesteps() -> None:
+    t = torch.tensor([0, 17, 999])
+    assert torch.equal(time_embedding(t, 32), time_embedding(t.float(), 32))
+
+
+@pytest.mark.parametrize("order", ["legacy", "new"])
+def test_split_heads_reads_channels_in_the_files_order(order: str) -> None:
+    B, L, heads, width = 2, 3, 4, 5
+    qkv = torch.randn(B, L, 3 * heads * width)
+    for which, part in enumerate(split_heads(qkv, heads, order)):  # type: ignore[arg-type]
+        assert part.shape == (B, heads, L, width)
+        for head in range(heads):
+            for channel in range(width):
+                block = head * 3 + which if order == "legacy" else which * heads + head
+                assert torch.equal(part[:, head, :, channel], qkv[:, :, block * width + channel])
+
+
+def naive_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """softmax(q k^T / sqrt(d)) v for one head, [B, d, L] each."""
+    weights = (torch.einsum("bdq,bdk->bqk", q, k) / q.shape[1] ** 0.5).softmax(dim=2)
+    return torch.einsum("bqk,bdk->bdq", weights, v)
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_attention_pool_is_full_attention_of_which_query_0_is_kept(heads: int) -> None:
+    pool = AttentionPool(size=4, channels=32, heads=heads, out_channels=7)
+    x, d = torch.randn(3, 32, 4, 4), 32 // heads
+    pixels = torch.cat([x.mean(dim=(2, 3))[:, :, None], x.reshape(3, 32, 16)], dim=2) + pool.positional_embedding
+    q, k, v = pool.qkv_proj(pixels).split(32, dim=1)
+    answers = torch.cat([naive_attention(q[:, i:i + d], k[:, i:i + d], v[:, i:i + d]) for i in range(0, 32, d)], dim=1)
+    assert_close(pool(x), pool.c_proj(answers)[:, :, 0])
+
+
+@pytest.mark.parametrize("order", ["legacy", "new"])
+def test_attention_block_adds_projected_full_attention(order: str) -> None:
+    block = AttentionBlock(32, heads=2, order=order)  # type: ignore[arg-type]
+    x = torch.randn(2, 32, 3, 5)  # not square: width and height must not be mixed up
+    assert torch.equal(block(x), x)  # the projection starts at 0
+    nn.init.normal_(block.get_parameter("proj_out.weight"))
+    qkv = block.qkv(block.norm(x).flatten(2))
+    parts = qkv.split(16, dim=1)
+    by_head = [parts[0:3], parts[3:6]] if order == "legacy" else [parts[0::2], parts[1::2]]
+    h = torch.cat([naive_attention(q, k, v) for q, k, v in by_head], dim=1)
+    assert_close(block(x), x + block.proj_out(h).reshape(x.shape))
+
+
+def test_group_norm_in_bf16_is_the_float32_result_rounded() -> None:
+    norm = GroupNorm32(64)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x = (5 + torch.randn(2, 64, 6, 6)).bfloat16()
+    expected = F.group_norm(x.float(), 32, norm.weight, norm.bias).bfloat16()
+    assert torch.equal(norm(x), expected)
+
+
+@pytest.mark.parametrize("channels", [None, 32])
+def test_resampling_halves_and_doubles(channels: int | None) -> None:
+    x = torch.randn(2, 32, 6, 4)
+    assert Downsample(channels)(x).shape == (2, 32, 3, 2)
+    assert Upsample(channels)(x).shape == (2, 32, 12, 8)
+
+
+def test_plain_resampling_averages_and_repeats() -> None:
+    x = torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]])
+    assert torch.equal(Downsample()(x), torch.tensor([[[[3.0]]]]))
+    assert torch.equal(Upsample()(x)[0, 0, 0], torch.tensor([1.0, 1.0, 2.0, 2.0]))
+    assert torch.equal(Downsample()(Upsample()(x)), x)
+
+
+@pytest.mark.parametrize("resample, size", [(None, 4), ("up", 8), ("down", 2)])
+@pytest.mark.parametrize("scale_shift", [True, False])
+def test_res_block_starts_as_its_skip_connection(resample: str | None, size: int, scale_shift: bool) -> None:
+    x, emb = torch.randn(2, 32, 4, 4), torch.randn(2, 16)
+    same = ResBlock(32, 32, 16, 0.0, scale_shift, resample)  # type: ignore[arg-type]
+    assert_close(same(x, emb), same.resample(x))
+    wider = ResBlock(32, 64, 16, 0.0, scale_shift, resample)  # type: ignore[arg-type]
+    assert wider(x, emb).shape == (2, 64, size, size)
+
+
+@pytest.mark.parametrize("scale_shift", [True, False])
+def test_time_embedding_scales_and_shifts_or_is_added_before_the_norm(scale_shift: bool) -> None:
+    block = ResBlock(32, 32, 16, 0.0, scale_shift)
+    nn.init.normal_(block.get_parameter("out_layers.3.weight"))
+    x, emb = torch.randn(2, 32, 4, 4), torch.randn(2, 16)
+    h = block.in_layers(x)
+    time = block.emb_layers(emb)[:, :, None, None]
+    norm, *rest = block.out_layers
+    h = norm(h) * (1 + time[:, :32]) + time[:, 32:] if scale_shift else norm(h + time)
+    assert_close(block(x, emb), x + nn.Sequential(*rest)(h))
