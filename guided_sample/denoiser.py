@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from guided_sample.unet import UNet
 from noisy_clf.errors import UserError
 from noisy_clf.schedule import NoiseSchedule
+from noisy_clf.space import Space
 
 VARIANCES = ("fixed_small", "fixed_large", "learned", "learned_range")
 PREDICTIONS = ("eps", "velocity", "x_0")
 
 
-class Prediction(NamedTuple):
+class Denoised(NamedTuple):
     """x0_hat float32 [B,C,H,W], not clipped; `v`, the variance's output of the same shape, where it is learned."""
 
     x0_hat: Tensor
@@ -23,7 +24,7 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Denoiser:
-    """(x_t [B,C,H,W], t int64 [B], y int64 [B] or None) -> Prediction.
+    """(x_t [B,C,H,W], t int64 [B], y int64 [B] or None) -> Denoised.
 
     network      (x_t, t, y) -> [B,C,H,W], or with a learned variance [B,2C,H,W]
     shape        of one image: C, H, W
@@ -48,15 +49,19 @@ class Denoiser:
             if value not in possible:
                 raise UserError(f"unknown {what} {value!r}; there are: {', '.join(possible)}.")
 
-    def __call__(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Prediction:
+    def __call__(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Denoised:
         told = t * (1000 / self.schedule.T) if self.rescaled_t else t
         output, v = self.network(x_t, told, y).float(), None
         if self.variance.startswith("learned"):
             output, v = output.split(self.channels, dim=1)
         if self.predicts == "x_0":
-            return Prediction(output, v)
+            return Denoised(output, v)
         x0_from = x0_from_eps if self.predicts == "eps" else x0_from_velocity
-        return Prediction(x0_from(self.schedule, x_t, t, output), v)
+        return Denoised(x0_from(self.schedule, x_t, t, output), v)
+
+    @property
+    def space(self) -> Space:
+        return Space(self.schedule, self.image_size, self.channels)
 
     @property
     def image_size(self) -> int:

@@ -7,45 +7,59 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.lib import format as npy
 from PIL import Image
-from torch import Tensor
 
+from guided_sample.manifest import ABOUT, Manifest
+from guided_sample.request import KEYS
 from noisy_clf.errors import UserError
-from noisy_clf.files import atomic_write, claim_folder, read_json, write_json
+from noisy_clf.files import (
+    atomic_write, filled, made_by_newer, read_json, refuse_other_options, versions, write_json)
 
 MANIFEST, LINES = "manifest.json", "samples.jsonl"
 
 
-def to_pixels(x_0: Tensor) -> np.ndarray:
-    """[B,C,H,W] in [-1,1] -> uint8 [B,H,W,C], fractions of a grey level cut off as in ADM's program."""
-    return ((x_0 + 1) * 127.5).clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+class RunFolder:
+    """Where a run's samples, images of `shape` (C, H, W), go. Made for one manifest: a folder with the results of another,
+    by what `identity` says that its images depend on, is refused; `defaults` are of settings that an older one lacks."""
 
-
-class OutputFolder:
-    """Where a run's samples, images of `shape` (C, H, W), go. Made for one set of options: a folder with another run's
-    results is refused.
-
-    `about` goes into the manifest too, but may differ when the run goes on.
-    """
-
-    def __init__(self, path: Path, shape: tuple[int, int, int], options: dict[str, Any], about: dict[str, Any]) -> None:
+    def __init__(self, path: Path, shape: tuple[int, int, int], manifest: Manifest,
+                 identity: Callable[[Manifest], dict[str, Any]], defaults: dict[str, Any]) -> None:
         self.path, self.shape = path, shape
-        manifest = path / MANIFEST
-        if not manifest.exists() and (path.is_file() or any(path.glob("[!.]*"))):
+        file = path / MANIFEST
+        if not file.exists() and (path.is_file() or any(path.glob("[!.]*"))):
             raise UserError(f"{path} is there already and is not a sampling run's folder; choose another --out.")
         if (path / LINES).exists() and not any(path.glob("*.png")):  # a run that finished nothing: no results to keep apart
-            manifest.unlink(missing_ok=True)
-        claim_folder(manifest, options)
-        self.manifest = read_json(manifest) | about
+            file.unlink(missing_ok=True)
+        if file.exists():
+            self.about = self._claimed(manifest, identity, defaults)
+        else:
+            self.about = {"versions": versions()}
+            write_json(file, asdict(manifest) | self.about)
+        self.manifest = manifest
         self.lines = self._finished_lines()
         self._write_lines()  # without what a kill may have torn
+
+    def _claimed(self, manifest: Manifest, identity: Callable[[Manifest], dict[str, Any]],
+                 defaults: dict[str, Any]) -> dict[str, Any]:
+        """What the manifest that is there tells beside its request. UserError if it is of other images."""
+        file = self.path / MANIFEST
+        content = read_json(file)
+        there = Manifest.of(content, file)
+        if there is None:
+            raise UserError(f"{file} is not that of a run of this toolkit; choose another --out.")
+        if unknown := [key for key in there.request if key not in KEYS]:
+            raise UserError(made_by_newer(file, unknown))
+        new = identity(manifest)
+        old = filled(identity(there), new, defaults)
+        refuse_other_options(file, old, new)
+        return {key: content[key] for key in ABOUT if key in content}
 
     def _finished_lines(self) -> dict[int, dict[str, Any]]:
         lines = {}
@@ -90,9 +104,9 @@ class OutputFolder:
                             f"remove it, and the same command makes it again.")
         return pixels
 
-    def images(self, indices: Sequence[int]) -> Tensor:
-        """Finished samples as a network sees them, [B,C,H,W] in [-1,1]. (ADM's program, when it upsamples)"""
-        return torch.from_numpy(np.stack([self.read(index) for index in indices])).permute(0, 3, 1, 2) / 127.5 - 1
+    def images(self, indices: Sequence[int]) -> np.ndarray:
+        """Finished samples, uint8 [B,H,W,C]."""
+        return np.stack([self.read(index) for index in indices])
 
     def finish(self, num_samples: int, columns: int, report: dict[str, Any]) -> None:
         """Writes samples.npz, grid.png, the lines in order, and the manifest, all from the finished samples."""
@@ -103,7 +117,8 @@ class OutputFolder:
         shown = [self.read(index) for index in range(min(num_samples, columns * 10))]
         with atomic_write(self.path / "grid.png") as temporary:
             Image.fromarray(grid(shown, columns)).save(temporary, format="PNG")
-        write_json(self.path / MANIFEST, self.manifest | {"num_samples": num_samples, **report})
+        self.about |= {"num_samples": num_samples, **report}
+        write_json(self.path / MANIFEST, asdict(self.manifest) | self.about)
 
     def _write_npz(self, num_samples: int, labels: np.ndarray) -> None:
         """arr_0 uint8 [N,H,W,C], arr_1 labels (-1: none), image by image: they need not fit into memory."""

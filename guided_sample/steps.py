@@ -1,16 +1,83 @@
-"""Which timesteps a sampler visits. Networks always see these original t, never an index among them."""
+"""Which timesteps a sampler visits, and the reverse steps between them. Networks always see these original t.
+
+A step goes from t to t_prev, the next lower kept timestep (-1, where alpha_bar is 1, at the end).
+"""
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from noisy_clf.errors import UserError
 
+if TYPE_CHECKING:
+    from noisy_clf.schedule import NoiseSchedule
 
-def kept_timesteps(spec: str, T: int) -> list[int]:
+Spec = str | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One reverse step in plain numbers; or many at once, as arrays or tensors.
+
+    alpha_bar, alpha_bar_prev  the signal's variance at t and t_prev
+    beta                       1 - alpha_bar / alpha_bar_prev
+    mean_x0, mean_xt           the posterior mean's weights of x_0 and of x_t   (DDPM eq. 7)
+    beta_tilde                 the posterior variance, 0 at the last step       (DDPM eq. 7)
+    beta_tilde_clipped         at the last step that of the step before it      (ADM's program)
+    """
+
+    t: Any
+    t_prev: Any
+    alpha_bar: Any
+    alpha_bar_prev: Any
+    beta: Any
+    mean_x0: Any
+    mean_xt: Any
+    beta_tilde: Any
+    beta_tilde_clipped: Any
+
+    @property
+    def sigma(self) -> Any:
+        """Noise in units of the signal, sqrt(1 / alpha_bar - 1): what intervals of guidance are told in. (EDM)"""
+        return (1 / self.alpha_bar - 1) ** 0.5
+
+
+def step_table(schedule: NoiseSchedule, timesteps: Sequence[int]) -> Step:
+    """The steps of the chain that keeps `timesteps` (ascending), as float64 [S]."""
+    t = np.array(timesteps)
+    t_prev = np.append(-1, t[:-1])
+    alpha_bar = schedule.alpha_bar[t]
+    alpha_bar_prev = np.append(1.0, alpha_bar[:-1])
+    beta = 1 - alpha_bar / alpha_bar_prev
+    beta_tilde = (1 - alpha_bar_prev) / (1 - alpha_bar) * beta
+    return Step(t, t_prev, alpha_bar, alpha_bar_prev, beta,
+                mean_x0=np.sqrt(alpha_bar_prev) * beta / (1 - alpha_bar),
+                mean_xt=np.sqrt(1 - beta) * (1 - alpha_bar_prev) / (1 - alpha_bar),
+                beta_tilde=beta_tilde,
+                beta_tilde_clipped=np.append(beta_tilde[1:2] if len(t) > 1 else beta, beta_tilde[1:]))
+
+
+def steps(spec: Spec, schedule: NoiseSchedule) -> list[Step]:
+    """The steps of the chain that `spec` keeps, in a sampler's order: the largest t first."""
+    timesteps = kept_timesteps(spec, schedule.T)
+    table = step_table(schedule, timesteps)
+    return [Step(*(getattr(table, field.name)[i].item() for field in fields(table)))
+            for i in reversed(range(len(timesteps)))]
+
+
+def kept_timesteps(spec: Spec, T: int) -> list[int]:
     """The timesteps that `spec` keeps of 0..T-1, ascending. (Improved DDPM sec. 4; DDIM app. D.2; ADM's program)
 
     "250"             250 of them, evenly, the first and the last kept
     "90,60,60,20,20"  so many in each fifth of 0..T-1, the cleanest fifth first
     "ddim25"          25 of them, a whole number apart, from 0
+    [0, 4, ..., 996]  these
     """
+    if not isinstance(spec, str):
+        return listed(spec, T)
     counts = spec.strip().lower().removeprefix("ddim").split(",")
     if not all(count.strip().isdecimal() for count in counts):
         raise UserError(f"steps {spec!r} cannot be read; write a number (250), one for each section (90,60,60,20,20), "
@@ -32,6 +99,14 @@ def kept_timesteps(spec: str, T: int) -> list[int]:
         start += size
     if not kept:
         raise UserError(f"steps {spec!r} keep no timestep at all.")
+    return kept
+
+
+def listed(timesteps: Sequence[int], T: int) -> list[int]:
+    kept = list(timesteps)
+    if not kept or kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= T:
+        raise UserError(f"steps given one by one must be whole numbers from 0 to {T - 1}, ascending, not {kept[:6]}"
+                        f"{' ...' * (len(kept) > 6)}.")
     return kept
 
 

@@ -1,25 +1,12 @@
 """UNet, ADM's denoiser. (ADM sec. 3; Improved DDPM for the learned range of variance)"""
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
+from guided_sample.unet_config import UNetConfig
 from noisy_clf.networks.layers import GroupNorm32, TimeSequential, Upsample, time_embedding, zeroed
-from noisy_clf.networks.torso import TorsoConfig, down_path, middle, time_mlp
-
-
-@dataclass(frozen=True, kw_only=True)
-class UNetConfig(TorsoConfig):
-    """UNet's settings.
-
-    out_channels  the image's channels, or twice as many where the variance is learned too
-    num_classes   K of a class-conditional network; None: unconditional
-    """
-
-    out_channels: int
-    num_classes: int | None = None
+from noisy_clf.networks.torso import attention, down_path, middle, res_block, time_mlp
 
 
 class UNet(nn.Module):
@@ -61,12 +48,12 @@ def up_path(config: UNetConfig, skip_widths: list[int]) -> nn.ModuleList:
     blocks = []
     for level, level_width in reversed(list(enumerate(config.widths))):
         for i in range(config.res_blocks + 1):
-            layers: list[nn.Module] = [config.res_block(width + skips.pop(), level_width)]
+            layers: list[nn.Module] = [res_block(config, width + skips.pop(), level_width)]
             width = level_width
             if config.attends(level):
-                layers.append(config.attention(width))
+                layers.append(attention(config, width))
             if level and i == config.res_blocks:
-                layers.append(config.res_block(width, width, "up") if config.resample == "resblock"
+                layers.append(res_block(config, width, width, "up") if config.resample == "resblock"
                               else Upsample(width if config.resample == "conv" else None))
             blocks.append(TimeSequential(*layers))
     return nn.ModuleList(blocks)

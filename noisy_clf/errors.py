@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from typing import Any
 
 import click
@@ -37,3 +38,9 @@ def disk_trouble(error: OSError, path: object = None) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full: {where} could not be written; free some space and run the same command again."
     return f"{where}: {error.strerror or error}."
+
+
+def one_line(error: Exception) -> str:
+    """The first sentence of a library's message, or what there is."""
+    told = re.sub(r"^\[[^]]*\][ .]*", "", str(error).strip())  # without "[enforce fail at FILE:LINE] ."
+    return re.split(r"\.\s|\n", told)[0].rstrip(".")[:120] or type(error).__name__

@@ -2,12 +2,22 @@
 from __future__ import annotations
 
 import os
-
-import torch
+from typing import TYPE_CHECKING
 
 from noisy_clf.errors import UserError
 
-PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+if TYPE_CHECKING:  # imported where it is used: commands name precisions, and refuse them, before they load it
+    import torch
+    from torch import nn
+
+PRECISIONS = {"float32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # and their names in torch
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    import torch
+
+    dtype: torch.dtype = getattr(torch, PRECISIONS[precision])
+    return dtype
 
 
 def pick_device(name: str) -> torch.device:
@@ -15,6 +25,8 @@ def pick_device(name: str) -> torch.device:
 
     Of the processes that torchrun starts on a machine, `auto` and `cuda` give each a GPU of its own.
     """
+    import torch
+
     mine = os.environ.get("LOCAL_RANK")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -35,4 +47,18 @@ def pick_device(name: str) -> torch.device:
 
 def exact_float32() -> None:
     """Convolutions of float32 on a GPU in float32, for this process; torch's own default is TF32, with 10 bits."""
+    import torch
+
     torch.backends.cudnn.allow_tf32 = False
+
+
+def quicken(network: nn.Module, precision: str, channels_last: bool) -> None:
+    """Brings a frozen network, on its device, to the precision and the memory layout."""
+    import torch
+
+    from noisy_clf.networks.torso import store_torso_as
+
+    if channels_last:
+        network.to(memory_format=torch.channels_last)
+    if precision != "float32":
+        store_torso_as(dtype_of(precision), network)

@@ -4,8 +4,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import MISSING, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,12 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 
 from noisy_clf.errors import UserError, disk_trouble
+from noisy_clf.renamed import translated
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 @contextmanager
@@ -54,6 +61,19 @@ def locked(lock: Path, what: str) -> Iterator[None]:
         file.release()
 
 
+@contextmanager
+def alone(folder: Path, what: str) -> Iterator[None]:
+    """Makes the folder, and waits until no other process of this machine is alone in it."""
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder / ".lock", what))
+        except OSError as error:
+            raise UserError(f"{disk_trouble(error, folder)[:-1]}, and something has to be written there; use a folder of your "
+                            f"own, which may hold links to the files.") from error
+        yield
+
+
 def write_json(path: Path, content: Any) -> None:
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -69,6 +89,21 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_table(path: Path, toml_example: str, json_example: str) -> dict[str, Any]:
+    """What a person wrote into a TOML file, or one of JSON (.json); UserError that shows how it is written."""
+    is_json = path.suffix.lower() == ".json"
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # some editors write the mark of the encoding
+        found = json.loads(text) if is_json else tomllib.loads(text)
+    except (ValueError, OSError, RecursionError) as error:
+        language, example = ("JSON", json_example) if is_json else ("TOML", toml_example)
+        raise UserError(f"{path} cannot be read as {language} ({str(error).rstrip('.')}); write it like this: {example}, or "
+                        f"end its name in {'.toml' if is_json else '.json'} if it is of that kind.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds a {type(found).__name__} where a JSON object with settings by name is wanted.")
+    return found
+
+
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
     """What differs between two JSON objects, told one by one: "lr 0.1 there, 0.2 now"."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -82,19 +117,57 @@ def shortened(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def claim_folder(record: Path, options: dict[str, Any]) -> None:
-    """Writes a run's options, and the versions it is made with, into `record`; refuses one that tells of other options."""
+def claim_folder(record: Path, options: dict[str, Any], defaults: dict[str, Any] | None = None,
+                 renamed: Mapping[str, str] | None = None) -> None:
+    """Writes a run's options, and the versions it is made with, into `record`; refuses one that tells of other options.
+
+    defaults  of options, as deeply nested: what counts for those that a record lacks because they are newer than it
+    renamed   older names of options (see renamed.py)
+    """
     options = json.loads(json.dumps(options))
     if record.exists():
         there = read_json(record).get("options")
         if not isinstance(there, dict):
             raise UserError(f"{record} is not that of a run of this toolkit; choose another --out.")
-        different = differences(there, options)
-        if different:
-            raise UserError(f"{record.parent} holds another run's results ({'; '.join(different[:4])}); "
-                            f"choose another --out, or give the options it was made with.")
+        refuse_other_options(record, filled(translated(there, renamed or {}), options, defaults or {}), options)
     else:
         write_json(record, {"options": options, "versions": versions()})
+
+
+def refuse_other_options(record: Path, there: dict[str, Any], options: dict[str, Any]) -> None:
+    """UserError where the record of a run in its folder tells of other options, or of some that are not known here."""
+    different, unknown = differences(there, options), unknown_keys(there, options)
+    if any(told.split(" ")[0] not in unknown for told in different):
+        raise UserError(f"{record.parent} holds another run's results ({'; '.join(different[:4])}); "
+                        f"choose another --out, or give the options it was made with.")
+    if unknown:
+        raise UserError(made_by_newer(record, unknown))
+
+
+def filled(old: Any, new: Any, defaults: dict[str, Any]) -> Any:
+    """`old`, with the default of each key of `new` that it lacks, as JSON has it."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return old
+    lacking = {key: json.loads(json.dumps(defaults[key])) for key in new if key not in old and key in defaults}
+    return {key: filled(value, new.get(key), defaults.get(key) or {}) for key, value in old.items()} | lacking
+
+
+def unknown_keys(old: Any, new: Any, name: str = "") -> list[str]:
+    """The keys of `old` that `new` lacks, told as `differences` tells them."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return []
+    names = {key: f"{name}.{key}" if name else key for key in old}
+    return [found for key in old for found in (unknown_keys(old[key], new[key], names[key]) if key in new else [names[key]])]
+
+
+def made_by_newer(path: Path, unknown: Iterable[str]) -> str:
+    return (f"{path} was made by a newer version: it has the setting {', '.join(unknown)}, which this version does not know; "
+            f"update this toolkit.")
+
+
+def defaults_of(settings: type[Any]) -> dict[str, Any]:
+    """Those fields of a dataclass that have a default. A new one's must say what was done before there was that field."""
+    return {field.name: field.default for field in fields(settings) if field.default is not MISSING}
 
 
 def versions() -> dict[str, str]:

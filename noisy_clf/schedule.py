@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from noisy_clf.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 SCHEDULES = ("linear", "cosine")
 
@@ -83,6 +85,8 @@ class NoiseSchedule:
         """(signal, noise) = (sqrt(alpha_bar_t), sqrt(1 - alpha_bar_t)), each float32 [B,1,1,1] on t's device."""
         table = self._tables.get(t.device)
         if table is None:
+            import torch  # here: commands name schedules, and refuse them, before they load it
+
             both = np.sqrt([self.alpha_bar, 1 - self.alpha_bar])
             table = self._tables[t.device] = torch.from_numpy(both).to(t.device, torch.float32)
         signal, noise = table[:, t, None, None, None]

@@ -20,12 +20,11 @@ import click
 import torch
 from torch import Tensor
 
-from guided_sample.denoiser import Denoiser
-from guided_sample.guidance import ClassifierGuidance
+from guided_sample.guides.classifier import log_prob_of
 from guided_sample.loaders.guided_diffusion import denoiser_from_file
-from guided_sample.posterior import Step, reverse_steps
-from guided_sample.samplers import ddpm
-from guided_sample.steps import kept_timesteps
+from guided_sample.model import Guide, clip, labelled, steered, thresholded
+from guided_sample.samplers.ddpm import ddpm
+from guided_sample.steps import steps
 from guided_sample.unet import UNet, UNetConfig
 from noisy_clf.networks.encoder_unet import EncoderUNet, EncoderUNetConfig
 from noisy_clf.loaders.guided_diffusion import classifier_from_file
@@ -107,21 +106,17 @@ def theirs(folder: Path, dtype: torch.dtype) -> Any:
     return step
 
 
-def step_of(denoiser: Denoiser) -> Step:
-    return reverse_steps(denoiser.schedule, kept_timesteps("250", denoiser.schedule.T))[249 - STEP]
-
-
 def ours(folder: Path, dtype: torch.dtype) -> Any:
     denoiser, classifier = denoiser_from_file(folder / FILES[0], None), classifier_from_file(folder / FILES[1], None)
     for network in (denoiser.network, classifier.network):
         network.to(memory_format=torch.channels_last)
         store_torso_as(dtype, network)
+    one = steps("250", denoiser.schedule)[249 - STEP]
 
     def step(x_t: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        draws = iter([x_t, noise])
+        model = steered(thresholded(labelled(denoiser, None), clip), Guide(log_prob_of(classifier, y), 10.0))
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            moment = next(ddpm(denoiser, [step_of(denoiser)], ClassifierGuidance(classifier, y, 10.0),
-                               lambda: next(draws)))
+            moment = next(ddpm(model, x_t, [one], lambda: noise))
         return moment.x_t, moment.x0_hat
     return step
 

@@ -18,31 +18,20 @@ import torch
 from matplotlib.figure import Figure
 from sklearn.svm import SVC
 
-from guided_sample.guidance import ClassifierGuidance
-from guided_sample.loaders import load_denoiser
-from noisy_clf.noise import SampleNoise
-from guided_sample.posterior import reverse_steps
-from guided_sample.samplers import ddim, ddpm
-from guided_sample.steps import kept_timesteps
-from noisy_clf.classifier import NoisyClassifier
-from noisy_clf.loaders import load_classifier
+from guided_sample.plan import Plan
+from guided_sample.request import Request
 from noisy_clf.datasets import load_dataset
 from noisy_clf.datasets.images import to_x_0
 from noisy_clf.files import atomic_write, write_json
 
 SCALES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
-SAMPLERS = {"ddpm": (ddpm, "50"), "ddim": (ddim, "ddim25")}
+SAMPLERS = {"ddpm": "50", "ddim": "ddim25"}  # and their steps
 
 
-def drawn(classifier: NoisyClassifier, sampler: str, scale: float, y: torch.Tensor) -> np.ndarray:
-    """One sample for each label of y, float [N,D]."""
-    sample, spec = SAMPLERS[sampler]
-    denoiser = load_denoiser("digits")
-    steps = reverse_steps(denoiser.schedule, kept_timesteps(spec, denoiser.schedule.T))
-    guide = ClassifierGuidance(classifier, y, scale) if scale else None
-    noise = SampleNoise(0, range(len(y)), denoiser.shape, torch.device("cpu"))
-    *_, moment = sample(denoiser, steps, guide, noise)
-    return moment.x_t.clamp(-1, 1).flatten(1).numpy()
+def drawn(classifier: str, sampler: str, scale: float, count: int) -> np.ndarray:
+    """So many samples, the classes in turn, float [N,D]."""
+    request = Request(model="digits", classifier=classifier, scale=scale, sampler=sampler, steps=SAMPLERS[sampler])
+    return Plan.of(request, "cpu").draw(range(count)).x_0.flatten(1).numpy()
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -73,9 +62,9 @@ def main(out: Path, classifier: str, per_class: int) -> None:
     rows = []
     for sampler in SAMPLERS:
         for scale in SCALES:
-            x = drawn(load_classifier(classifier), sampler, scale, y)
+            x = drawn(classifier, sampler, scale, len(y))
             seen = judge.predict(x)
-            row = {"sampler": sampler, "steps": SAMPLERS[sampler][1], "scale": scale,
+            row = {"sampler": sampler, "steps": SAMPLERS[sampler], "scale": scale,
                    "agreement": float((seen == y.numpy()).mean()),
                    "diversity": float(np.nanmean([mean_pair_distance(x[seen == k]) for k in range(10)]) / real_distance),
                    "recall": float(np.mean([recall(real[labels == k], x[seen == k]) for k in range(10)]))}
@@ -90,7 +79,7 @@ def main(out: Path, classifier: str, per_class: int) -> None:
         for sampler in SAMPLERS:
             mine = [row for row in rows if row["sampler"] == sampler]
             axes.plot([row["scale"] for row in mine], [row[name] for row in mine], "o-", markersize=3,
-                      label=f"{sampler}, {SAMPLERS[sampler][1].removeprefix('ddim')} steps")
+                      label=f"{sampler}, {SAMPLERS[sampler].removeprefix('ddim')} steps")
         axes.set(xlabel="guidance scale", title=name, ylim=(0, 1.1))
         axes.set_xscale("symlog", linthresh=0.5)
         axes.set_xticks(SCALES, [f"{scale:g}" for scale in SCALES])

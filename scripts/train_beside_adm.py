@@ -28,7 +28,8 @@ from noisy_clf.networks.encoder_unet import EncoderUNet, EncoderUNetConfig
 from noisy_clf.training.classifier_task import classifier_task
 from noisy_clf.datasets.read_ahead import read_ahead
 from noisy_clf.schedule import NoiseSchedule
-from noisy_clf.training.config import Execution, TrainingConfig
+from noisy_clf.training.config import TrainingConfig
+from noisy_clf.training.execution import Execution
 from noisy_clf.training.run import Run
 
 Step = Callable[[], Any]

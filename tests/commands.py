@@ -45,6 +45,8 @@ def contents(folder: Path) -> dict[str, Any]:
     lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     with np.load(folder / "samples.npz") as archive:
         arrays = {name: archive[name].tolist() for name in archive.files}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    request = {key: value for key, value in manifest["request"].items() if key not in ("model", "classifier")}  # mere names
     return {path.name: path.read_bytes() for path in folder.glob("*.png")} | arrays | {
-        "options": json.loads((folder / "manifest.json").read_text())["options"],
+        "manifest": [request, manifest["digests"], manifest["configs"]],
         "lines": [line | {"log_prob": pytest.approx(line["log_prob"], abs=1e-3)} for line in lines]}

@@ -1,6 +1,7 @@
 """Tiny models in folders of their own, for tests that care for files, flags and messages rather than for pictures."""
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +54,13 @@ def denoiser_folder(tmp_path_factory: pytest.TempPathFactory, classifier_folder:
 def nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test in a folder of its own, where what a command writes by default goes."""
     monkeypatch.chdir(tmp_path)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One thread for each of several workers, and for the processes that they start."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

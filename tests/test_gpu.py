@@ -5,21 +5,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from guided_sample.guidance import ClassifierGuidance
-from noisy_clf.noise import SampleNoise
-from guided_sample.posterior import reverse_steps
-from guided_sample.samplers import ddim, ddpm
+from guided_sample.samplers.ddim import ddim
+from guided_sample.samplers.ddpm import ddpm
+from guided_sample.steps import steps
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.datasets import load_dataset
 from noisy_clf.execution import exact_float32
 from noisy_clf.training.classifier_task import classifier_task
+from noisy_clf.noise import SampleNoise
 from noisy_clf.schedule import NoiseSchedule
 from noisy_clf.training.loop import METRICS, train
-from noisy_clf.training.config import Execution, TrainingConfig
+from noisy_clf.training.config import TrainingConfig
+from noisy_clf.training.execution import Execution
 from noisy_clf.training.run import Run
 from tests.conftest import tiny_classifier, tiny_denoiser
 from tests.noisy_clf.conftest import tiny_network
 from tests.reference import relative_error
+from tests.seam import adm, classified, last, run
 
 pytestmark = pytest.mark.gpu
 
@@ -32,10 +34,9 @@ def test_guided_samples_are_those_of_the_cpu(sampler):
         device = torch.device(name)
         denoiser, classifier = tiny_denoiser(), tiny_classifier().to(device)
         denoiser.network.to(device)
-        guide = ClassifierGuidance(classifier, torch.tensor([0, 1, 2], device=device), 2.0)
+        guide = classified(classifier, torch.tensor([0, 1, 2], device=device), 2.0)
         noise = SampleNoise(0, [0, 1, 2], denoiser.shape, device)
-        *_, moment = sampler(denoiser, reverse_steps(denoiser.schedule, range(0, 50, 7)), guide, noise)
-        samples.append(moment.x_t.cpu())
+        samples.append(last(run(sampler, adm(denoiser, guide), steps(range(0, 50, 7), denoiser.schedule), noise)).cpu())
     assert relative_error(samples[1], samples[0]) < 1e-3
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from guided_sample.cli.sample import guided_sample
 from guided_sample.cli.train_ddpm import train_ddpm
@@ -34,16 +35,34 @@ def test_every_command_line_is_understood(line):
         assert ended.exit_code == 0
 
 
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
 def test_the_settings_it_shows_are_understood():
-    block, = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    block = next(block for block in blocks("toml") if "attention_order" in block)
     Path("model.toml").write_text(block, encoding="utf-8")
     assert read_settings("model.toml", None, "denoiser")["attention_order"] == "legacy"
 
 
-def test_the_python_example_runs():
-    block, = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_the_guides_and_the_request_it_shows_draw_images():
+    guides, request = (next(block for block in blocks(language) if word in block)
+                       for language, word in (("python", "# my_guides.py"), ("toml", "my_guides.py")))
+    Path("my_guides.py").write_text(guides, encoding="utf-8")
+    Path("request.toml").write_text(request, encoding="utf-8")
+    result = CliRunner().invoke(guided_sample, "--request request.toml --num-samples 2 --steps ddim5 --out out".split())
+    assert result.exit_code == 0, result.output
+    line, = [line for line in LINES if "darker,scale" in line]
+    result = CliRunner().invoke(guided_sample, [*shlex.split(line)[1:], *"--num-samples 2 --steps 5 --out both".split()])
+    assert result.exit_code == 0, result.output
+
+
+def test_the_python_examples_run():
+    _, plan, seam = blocks("python")
     names = {}
-    exec(block, names)
+    exec(plan, names)
+    assert names["batch"].images.shape == (4, 16, 16, 1) and len(plan.strip().splitlines()) <= 6
+    exec(seam, names)
     assert names["moment"].t == -1 and names["moment"].x_t.shape == (3, 1, 16, 16)
 
 
@@ -51,4 +70,6 @@ def test_every_picture_and_file_it_names_is_there():
     root = Path(__file__).parent.parent
     named = re.findall(r"\]\(([\w/.]+)\)", README)
     named += re.findall(r"`((?:scripts|tests|noisy_clf|guided_sample)/[\w/.]*)`", README)
-    assert len(named) > 8 and [path for path in named if not (root / path).exists()] == []
+    for package, table in re.findall(r"^\| `(\w+/)` (.*?)\n\n", README, re.DOTALL | re.MULTILINE):
+        named += [f"{package}{path}" for path in re.findall(r"`([\w/]+(?:/|\.py))`", table)]
+    assert len(named) > 40 and [path for path in named if not (root / path).exists()] == []

@@ -3,25 +3,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from guided_sample.advice import Advice
 from guided_sample.denoiser import Denoiser
 from guided_sample.loaders.diffusers_folder import load_diffusers_folder
 from guided_sample.loaders.guided_diffusion import denoiser_from_file
-from guided_sample.loaders.loaded import Advice, LoadedModel
+from guided_sample.loaders.loaded import LoadedModel
 from guided_sample.loaders.model_folder import load_model_folder
-from guided_sample.loaders.released import MODELS
+from guided_sample.released import MODELS
 from noisy_clf.checkpoints.model_folder import ModelFolder
 from noisy_clf.checkpoints.diffusers_scheduler import is_diffusers_folder
 from noisy_clf.checkpoints.released import DENOISERS
 from noisy_clf.checkpoints.settings import Settings
 from noisy_clf.checkpoints.bare_file import released_or_bare_file
 
-__all__ = ["Advice", "LoadedModel", "load_denoiser", "load_model"]
+__all__ = ["LoadedModel", "load_denoiser", "load_model"]
 
 
 def load_model(name_or_path: str | Path, settings: Settings | None = None) -> LoadedModel:
     """A bundled or released model by name, or one from its folder, its training run's, a diffusers folder or a .pt file.
 
-    settings  for a bare .pt file, what the shapes of its tensors do not tell (`noisy_clf/foreign/settings.py`)
+    settings  for a bare .pt file, what the shapes of its tensors do not tell (`noisy_clf/checkpoints/settings.py`)
     """
     file = released_or_bare_file(name_or_path, settings, "denoiser")
     if file is not None:

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from guided_sample.denoiser import Denoiser
 from guided_sample.loaders.loaded import LoadedModel
 from noisy_clf.checkpoints.model_folder import file_digest
-from noisy_clf.errors import UserError
+from noisy_clf.errors import UserError, one_line
 from noisy_clf.files import read_json
 from noisy_clf.checkpoints.diffusers_scheduler import (
     CONFIG, INDEX, PREDICTS, find_scheduler, read_schedule, read_scheduler, refuse_unknown, refuse_unless, refuse_unless_whole)
-from noisy_clf.checkpoints.torch_file import give_tensors, one_line, read_tensors
+from noisy_clf.checkpoints.tensors import give_tensors
+from noisy_clf.checkpoints.torch_file import read_tensors
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")  # the first that is there, as in diffusers
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # attention, before diffusers 0.13

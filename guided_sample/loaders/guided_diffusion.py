@@ -8,13 +8,15 @@ from guided_sample.unet import UNet, UNetConfig
 from noisy_clf.errors import UserError
 from noisy_clf.checkpoints.guided_diffusion import architecture, names_of_classes
 from noisy_clf.checkpoints.settings import Settings, schedule_of
-from noisy_clf.checkpoints.torch_file import give_tensors, read_tensors
+from noisy_clf.checkpoints.tensors import give_tensors
+from noisy_clf.checkpoints.torch_file import read_tensors
 
 
 def denoiser_from_file(path: Path, settings: Settings | None) -> Denoiser:
     """The denoiser whose bare state dict `path` is; frozen, its weights memory-mapped."""
     tensors = read_tensors(path)
-    network, settings = architecture(path, tensors, settings, "denoiser", lambda fields: UNet(UNetConfig(**fields)))
+    network, settings = architecture(path, tensors, settings, "denoiser", lambda fields: UNet(UNetConfig(**fields)),
+                                     options='--model-config FILE, --model-flags "..."; upsamplers: --upsample-config FILE')
     give_tensors(network, path, tensors)
     C, K, small = network.config.in_channels, network.config.num_classes, settings.get("small_size")
     if small and (C % 2 or small >= network.config.image_size):

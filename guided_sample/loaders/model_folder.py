@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import torch
 
+from guided_sample.advice import advice_of
 from guided_sample.denoiser import unet_denoiser
-from guided_sample.loaders.loaded import Advice, LoadedModel
+from guided_sample.loaders.loaded import LoadedModel
 from guided_sample.unet import UNet, UNetConfig
 from noisy_clf.checkpoints.model_folder import ModelFolder, config_from
 from noisy_clf.errors import UserError
@@ -12,7 +13,7 @@ from noisy_clf.errors import UserError
 
 def load_model_folder(folder: ModelFolder) -> LoadedModel:
     config = folder.config
-    advice = config_from(Advice, config.get("sampling") or {}, folder.path)
+    advice = advice_of(folder)
     fields = dict(config["network"])
     if fields.pop("type", None) != "UNet":
         raise UserError(f"{folder.path}: unknown type of denoiser; there is: UNet.")

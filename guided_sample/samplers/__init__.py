@@ -1,6 +1,51 @@
-"""One sampler a file. Each is a generator of `Moment`s, the last of which holds the sample."""
-from guided_sample.samplers.ddim import ddim
-from guided_sample.samplers.ddpm import ddpm
-from guided_sample.samplers.moment import Moment
+"""The samplers by name. One sampler a file, and an entry here: flags, requests and manifests follow from it.
 
-__all__ = ["Moment", "ddim", "ddpm"]
+Nothing here imports a sampler before it is used.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import click
+
+from guided_sample.kinds import Real
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A sampler's own setting: its default, what it may be, and what --help says."""
+
+    default: Any
+    kind: click.ParamType
+    help: str
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler's entry.
+
+    function  "module:name" of (model, x_T, steps, noise, **knobs) -> an iterator of Moments, the last of which is the sample
+    steps     ADM's number of them, as --steps has it
+    knobs     by the names of the function's arguments
+    has_mean  its steps have a mean, at which the gradient could be taken (--grad-at mean)
+    """
+
+    function: str
+    steps: str
+    knobs: dict[str, Knob] = field(default_factory=dict)
+    has_mean: bool = False
+
+    def load(self) -> Callable[..., Any]:
+        module, name = self.function.split(":")
+        return getattr(import_module(module), name)
+
+
+SAMPLERS = {
+    "ddpm": Sampler("guided_sample.samplers.ddpm:ddpm", "250", has_mean=True),
+    "ddim": Sampler("guided_sample.samplers.ddim:ddim", "ddim25", {
+        "eta": Knob(0.0, Real(0, 1), "DDIM's noise: from 0, none, to 1, as DDPM.")}),
+}
+KNOBS = {name: knob for sampler in SAMPLERS.values() for name, knob in sampler.knobs.items()}

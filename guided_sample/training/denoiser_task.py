@@ -2,21 +2,37 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor, nn
 
-from guided_sample.denoiser import Denoiser, x0_from_eps
-from guided_sample.posterior import Step, learned_log_variance, posterior_mean, step_table
+from guided_sample.denoiser import Denoiser, unet_denoiser, x0_from_eps
+from guided_sample.posterior import learned_log_variance, posterior_mean
+from guided_sample.steps import Step, step_table
+from guided_sample.unet import UNet
+from guided_sample.unet_config import UNetConfig
 from noisy_clf.datasets.images import Dataset, to_x_0
 from noisy_clf.datasets.order import in_batches
 from noisy_clf.evaluation.by_noise_level import timestep_at
+from noisy_clf.files import defaults_of
 from noisy_clf.noise import fixed_noise
-from noisy_clf.training.draws import Draws
 from noisy_clf.processes import Processes
+from noisy_clf.schedule import NoiseSchedule
+from noisy_clf.training.draws import Draws
 from noisy_clf.training.task import Task
 
 LEVELS = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def new_denoiser(config: UNetConfig, schedule: NoiseSchedule, variance: str, data: Dataset, class_conditional: bool,
+                 seed: int) -> Denoiser:
+    """An untrained one for the data's channels and classes, whatever the config says of them."""
+    torch.manual_seed(seed)
+    network = UNet(replace(
+        config, in_channels=data.channels, out_channels=data.channels * (2 if variance == "learned_range" else 1),
+        num_classes=len(data.class_names) if class_conditional else None))
+    return unet_denoiser(network, schedule, variance, class_names=data.class_names if class_conditional else None)
 
 
 def denoiser_task(denoiser: Denoiser, data: Dataset) -> Task:
@@ -32,7 +48,7 @@ def denoiser_task(denoiser: Denoiser, data: Dataset) -> Task:
         if not v:
             return simple
         # L_hybrid = L_simple + 0.001 L_vlb, L_vlb the sum of T terms; eps_hat does not learn from it. (Improved DDPM eq. 16)
-        step, x0_hat = every_step.at(t), x0_from_eps(denoiser.schedule, x_t, t, eps_hat.detach())
+        step, x0_hat = steps_from(t, every_step), x0_from_eps(denoiser.schedule, x_t, t, eps_hat.detach())
         log_variance = learned_log_variance(step, denoiser.variance, v[0])
         return simple + 0.001 * T * bound_term(step, x_0, x_t, x0_hat, log_variance)
 
@@ -53,7 +69,14 @@ def denoiser_task(denoiser: Denoiser, data: Dataset) -> Task:
         processes.add([total])
         return {"loss": total.item() / (len(data.validation) * len(LEVELS))}
 
-    return Task(denoiser.network, T, loss, validate, denoiser.config())
+    return Task(denoiser.network, T, loss, validate, denoiser.config(),
+                defaults={"model": {"network": defaults_of(UNetConfig)}})
+
+
+def steps_from(t: Tensor, table: Step) -> Step:
+    """The steps from t [B], of the table of every timestep: float32 [B,1,1,1] on t's device."""
+    return Step(*(torch.from_numpy(getattr(table, field.name)).to(t.device, torch.float32)[t, None, None, None]
+                  for field in fields(table)))
 
 
 def bound_term(step: Step, x_0: Tensor, x_t: Tensor, x0_hat: Tensor, log_variance: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from noisy_clf.checkpoints.download import checked_digest, obtain
+from noisy_clf.checkpoints.cache import checked_digest, obtain
 from noisy_clf.checkpoints.model_folder import CONFIG, WEIGHTS, Kind, bundled_models, file_digest
 from noisy_clf.checkpoints.released import RELEASED
 from noisy_clf.checkpoints.settings import Settings
@@ -27,15 +27,11 @@ def released_or_bare_file(name_or_path: str | Path, settings: Settings | None, k
     """The released file of that name, downloaded where it is not in the cache yet, or the file at that path; None for
     all else, which brings settings of its own."""
     name, path = str(name_or_path), Path(name_or_path)
-    if name in RELEASED[kind]:  # a folder of that name is ./NAME
-        if settings is not None:
-            raise UserError(f"{name} brings settings of its own; leave out --{'model' if kind == 'denoiser' else kind}-config "
-                            f"and -flags.")
-        return BareFile(obtain(RELEASED[kind][name].file), dict(RELEASED[kind][name].settings), in_cache=True)
-    if path.is_file():
+    released = RELEASED[kind].get(name)  # a folder of that name is ./NAME
+    if released is None and path.is_file():
         if path.name in (CONFIG, WEIGHTS) and (path.parent / CONFIG).is_file():
             raise UserError(f"{path} is part of a model that is a folder; give the folder, {path.parent}.")
         return BareFile(path, settings, in_cache=False)
-    if settings is not None and (path.exists() or name in bundled_models(kind)):
+    if settings is not None and (released or path.exists() or name in bundled_models(kind)):
         raise UserError(f"{name} brings settings of its own; settings are for bare .pt files: leave them out.")
-    return None
+    return BareFile(obtain(released.file), dict(released.settings), in_cache=True) if released else None

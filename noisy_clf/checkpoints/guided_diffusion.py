@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from noisy_clf import imagenet
-from noisy_clf.checkpoints.model_folder import refuse_other_tensors
+from noisy_clf.checkpoints.tensors import refuse_other_tensors
 from noisy_clf.errors import UserError
 from noisy_clf.checkpoints.released import RELEASED, shapes_digest
 from noisy_clf.checkpoints.settings import Settings, checked
@@ -25,11 +25,11 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def architecture(path: Path, tensors: Mapping[str, Tensor], settings: Settings | None, kind: str,
-                 make: Callable[[Fields], Network]) -> tuple[Network, Settings]:
+                 make: Callable[[Fields], Network], options: str) -> tuple[Network, Settings]:
     """The network without its weights, and the settings that hold for it: given ones, or those of a released file.
 
-    `make` builds a network from configuration fields. Refused: another kind of file, tensors that fit no architecture,
-    settings that the tensors contradict, and settings that are lacking.
+    `make` builds a network from configuration fields; `options` are those of a command that bring settings. Refused:
+    another kind of file, tensors that fit no architecture, settings that the tensors contradict, and settings that are lacking.
     """
     shapes = shapes_of(tensors)
     refuse_other_kind(path, shapes, kind)
@@ -57,11 +57,9 @@ def architecture(path: Path, tensors: Mapping[str, Tensor], settings: Settings |
     refuse_contradictions(path, told, settings)
     lacking = what_is_lacking(settings, told, kind) + (["res_blocks"] if len(fitting) > 1 else [])
     if lacking:
-        option = {"denoiser": "--model", "classifier": "--classifier"}[kind]
-        hint = f", or, if the file is the released {same[0]}, {option}-config {same[0]}" if same else ""
-        raise UserError(f"{path}: its tensors do not tell {', '.join(lacking)}; give them in a TOML or JSON file "
-                        f"({option}-config FILE), or the flags that it was trained with ({option}-flags \"...\"){hint}"
-                        f"{'; for an upsampler, --upsample-config FILE' if told['in_channels'] == 6 else ''}.")
+        hint = f", or, if the file is the released {same[0]}, {same[0]} in that file's place" if same else ""
+        raise UserError(f"{path}: its tensors do not tell {', '.join(lacking)}; give them in a TOML or JSON file{hint}, or the "
+                        f"flags that it was trained with ({options}).")
     return without_weights(path, make, completed(told, settings)), settings
 
 

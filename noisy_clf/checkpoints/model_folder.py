@@ -9,24 +9,33 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
 
-from noisy_clf.errors import UserError
-from noisy_clf.files import atomic_write, read_json, write_json
+from noisy_clf import renamed
 from noisy_clf.checkpoints.released import RELEASED
-from noisy_clf.schedule import NoiseSchedule
+from noisy_clf.errors import UserError
+from noisy_clf.files import atomic_write, made_by_newer, read_json, write_json
+from noisy_clf.renamed import translated
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from noisy_clf.schedule import NoiseSchedule
 
 Kind = Literal["classifier", "denoiser"]
 BUNDLED = Path(__file__).parents[1] / "bundled"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+DEFAULTS: dict[str, Any] = {"predicts": "eps", "rescaled_t": False, "class_names": None, "sampling": None}  # what is lacking
+KNOWN = ("kind", "network", "schedule", "variance", *DEFAULTS, "versions", "training", "made_by", "weights")
+KNOWN_OF_SCHEDULE = ("name", "T", "alpha_bar")
 
 
 def save_model(folder: Path, config: dict[str, Any], network: nn.Module, about: dict[str, Any]) -> None:
     """Writes the network's weights, and config.json where it differs; `about` (step, metrics) goes beside the weights."""
+    from safetensors.torch import save
+
     if not (folder / CONFIG).exists() or read_json(folder / CONFIG) != json.loads(json.dumps(config)):
         write_json(folder / CONFIG, config)
     with atomic_write(folder / WEIGHTS) as temporary:
@@ -56,7 +65,7 @@ def find_model(name_or_path: str | Path, kind: Kind) -> Path:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model's folder, its configuration read and its kind checked."""
+    """A model's folder, its configuration read and its kind checked. All but `load_weights` is told without torch."""
 
     path: Path
     config: dict[str, Any]
@@ -64,7 +73,7 @@ class ModelFolder:
     @classmethod
     def open(cls, name_or_path: str | Path, kind: Kind) -> ModelFolder:
         path = find_model(name_or_path, kind)
-        config = read_json(path / CONFIG)
+        config = translated(read_json(path / CONFIG), renamed.CONFIG)
         found = config.get("kind")
         if found not in ("classifier", "denoiser"):
             raise UserError(f"{path / CONFIG} does not describe a model of this toolkit (it has no "
@@ -74,14 +83,32 @@ class ModelFolder:
         for field in ("network", "schedule"):
             if not isinstance(config.get(field), dict):
                 raise UserError(f"{path / CONFIG} has no \"{field}\".")
-        return cls(path, config)
+        unknown = [*(name for name in config if name not in KNOWN),
+                   *(f"schedule.{name}" for name in config["schedule"] if name not in KNOWN_OF_SCHEDULE)]
+        if unknown:
+            raise UserError(made_by_newer(path / CONFIG, unknown))
+        return cls(path, DEFAULTS | config)
 
     @property
     def schedule(self) -> NoiseSchedule:
+        from noisy_clf.schedule import NoiseSchedule
+
         try:
             return NoiseSchedule.from_config(self.config["schedule"])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.path / CONFIG}: the schedule cannot be read ({error!r}).") from error
+
+    @property
+    def T(self) -> int:
+        return self.schedule.T
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side."""
+        size = self.config["network"].get("image_size")
+        if type(size) is not int or size < 1:
+            raise UserError(f"{self.path / CONFIG}: image_size must be a whole number of at least 1, not {size!r}.")
+        return size
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -100,6 +127,8 @@ class ModelFolder:
 
     def load_weights(self, network: nn.Module) -> None:
         """Gives the network its weights; a missing, extra or differently shaped tensor is refused by name."""
+        from noisy_clf.checkpoints.tensors import refuse_other_tensors
+
         path = self.path / WEIGHTS
         if not path.is_file():
             raise UserError(f"{path} is missing.")
@@ -119,18 +148,6 @@ def file_digest(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def refuse_other_tensors(path: Path, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    missing, extra = [name for name in wanted if name not in found], [name for name in found if name not in wanted]
-    if missing or extra:
-        raise UserError(f"{path} does not fit its configuration: " + "; ".join(
-            f"{len(names)} {what} tensor{'s' * (len(names) > 1)}, such as {names[0]}"
-            for what, names in (("missing", missing), ("unknown", extra)) if names) + ".")
-    for name, tensor in wanted.items():
-        if found[name].shape != tensor.shape:
-            raise UserError(f"{path} does not fit its configuration: {name} has shape {list(found[name].shape)}, "
-                            f"not {list(tensor.shape)}.")
 
 
 def config_from(kind: type[Any], fields: dict[str, Any], source: object) -> Any:

@@ -4,9 +4,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from noisy_clf.schedule import NoiseSchedule
+if TYPE_CHECKING:
+    from noisy_clf.schedule import NoiseSchedule
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class ReleasedFile:
 
     @property
     def schedule(self) -> NoiseSchedule:
+        from noisy_clf.schedule import NoiseSchedule
+
         return NoiseSchedule.named(self.settings["schedule"], self.settings["T"])
 
 

@@ -16,23 +16,17 @@ Others (channels, res_blocks, ...) may be given too: they are compared with what
 """
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from noisy_clf.errors import UserError
-from noisy_clf.files import shortened
+from noisy_clf.files import read_table, shortened
 from noisy_clf.checkpoints.adm_flags import settings_from_flags
 from noisy_clf.checkpoints.released import RELEASED
-from noisy_clf.schedule import NoiseSchedule
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+if TYPE_CHECKING:
+    from noisy_clf.schedule import NoiseSchedule
 Settings = dict[str, Any]
 UNTOLD = ("image_size", "heads", "head_channels", "attention_order", "schedule", "T", "alpha_bar", "rescaled_t", "predicts",
           "variance", "small_size", "class_names")
@@ -58,20 +52,10 @@ def read_settings(config: str | None, flags: str | None, kind: str) -> Settings 
     if config in RELEASED[kind]:
         return dict(RELEASED[kind][config].settings)
     path = Path(config)
-    is_json = path.suffix.lower() == ".json"
     if not path.is_file():
         raise UserError(f"there is no file {config!r} with a model's settings; give a TOML or JSON file, or the released model "
                         f"whose settings they are: {', '.join(RELEASED[kind])}.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors write the mark of the encoding
-        found = json.loads(text) if is_json else tomllib.loads(text)
-    except (ValueError, OSError, RecursionError) as error:
-        language, example = ("JSON", '{"heads": 4, "T": 1000}') if is_json else ("TOML", "heads = 4")
-        raise UserError(f"{path} cannot be read as {language} ({str(error).rstrip('.')}); write it like this: {example}, or "
-                        f"end its name in {'.toml' if is_json else '.json'} if it is of that kind.") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds a {type(found).__name__} where a JSON object with settings by name is wanted.")
-    return checked(found, path)
+    return checked(read_table(path, "heads = 4", '{"heads": 4, "T": 1000}'), path)
 
 
 def checked(settings: Mapping[str, Any], source: object) -> Settings:
@@ -96,6 +80,8 @@ def is_list_of(value: Any, *types: type) -> bool:
 
 
 def schedule_of(settings: Settings) -> NoiseSchedule:
+    from noisy_clf.schedule import NoiseSchedule
+
     if settings.get("alpha_bar") is not None:
         return NoiseSchedule.from_alpha_bar(settings["alpha_bar"])
     return NoiseSchedule.named(settings["schedule"], settings["T"])

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
-from noisy_clf.checkpoints.model_folder import refuse_other_tensors
-from noisy_clf.errors import UserError, disk_trouble
+from noisy_clf.errors import UserError, disk_trouble, one_line
 
 AGAIN = "remove it, and copy or download it again"
 
@@ -83,16 +82,3 @@ def read_torch(path: Path, head: bytes) -> object:
         raise UserError(f"{path} is not a checkpoint of torch, or is damaged; {AGAIN}.") from error
     except Exception as error:  # what is no pickle at all makes torch's reader stumble in any way
         raise UserError(f"{path} is not a whole checkpoint of torch ({one_line(error)}); {AGAIN}.") from error
-
-
-def one_line(error: Exception) -> str:
-    """The first sentence of a library's message, or what there is."""
-    told = re.sub(r"^\[[^]]*\][ .]*", "", str(error).strip())  # without "[enforce fail at FILE:LINE] ."
-    return re.split(r"\.\s|\n", told)[0].rstrip(".")[:120] or type(error).__name__
-
-
-def give_tensors(network: nn.Module, path: Path, tensors: dict[str, Tensor]) -> None:
-    """Makes the tensors the network's own, without a copy, and freezes it; what does not fit is refused by name."""
-    refuse_other_tensors(path, tensors, network.state_dict())
-    network.load_state_dict(tensors, assign=True)
-    network.eval().requires_grad_(False)

@@ -1,23 +1,20 @@
 """Command-line options that training a classifier and training a denoiser share. An option not given is the recipe's."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
+from noisy_clf.checkpoints.by_name import denoiser_schedule
 from noisy_clf.datasets import DATASETS
-from noisy_clf.execution import exact_float32, pick_device
-from noisy_clf.loaders import denoiser_schedule
-from noisy_clf.processes import started
-from noisy_clf.training.recipes import Recipe
-from noisy_clf.schedule import SCHEDULES, NoiseSchedule
-from noisy_clf.training.t_sampling import KINDS
 from noisy_clf.execution import PRECISIONS
-from noisy_clf.training.config import Execution
+from noisy_clf.networks.config import Resampling
+from noisy_clf.schedule import SCHEDULES, NoiseSchedule
+from noisy_clf.training.config import T_SAMPLINGS
+from noisy_clf.training.recipes import Recipe
 
 
 class Numbers(click.ParamType):
@@ -32,6 +29,19 @@ class Numbers(click.ParamType):
             return tuple(int(part) if part.strip().isdigit() else float(part) for part in value.split(",") if part)
         except ValueError:
             self.fail(f"{value!r} is not a list of numbers such as 1,2,4.", param, ctx)
+
+
+class Renamed(click.Option):
+    """An option that is also taken by its former names, which --help does not show."""
+
+    def __init__(self, *arguments: Any, former: list[str], **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.former = former
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        shown, self.opts = self.opts, [*self.opts, *self.former]
+        super().add_to_parser(parser, ctx)
+        self.opts = shown
 
 
 DATA = [
@@ -53,7 +63,7 @@ TRAINING = [
     click.option("--ema", type=float, help="Decay of the weights' moving average, which is what is kept; 0: none."),
     click.option("--grad-clip", type=float, help="Largest norm of the gradient; 0: any."),
     click.option("--precision", type=click.Choice(list(PRECISIONS)), help="Of convolutions and products. [default: float32]"),
-    click.option("--t-sampling", metavar="HOW", help=f"At which timesteps: {KINDS}. [default: uniform]"),
+    click.option("--t-sampling", metavar="HOW", help=f"At which timesteps: {T_SAMPLINGS}. [default: uniform]"),
     click.option("--random-crop/--no-random-crop", default=None, help="ADM's: 80 to 100 % of the shorter side."),
     click.option("--random-flip/--no-random-flip", default=None, help="A mirror image half of the time."),
     click.option("--seed", type=click.IntRange(0, 2**31 - 1),
@@ -76,7 +86,7 @@ NETWORK = [
     click.option("--res-blocks", type=int, help="ResBlocks a level."),
     click.option("--attention-at", type=Numbers(), help="Image sizes with attention, in pixels: 8,4."),
     click.option("--head-channels", type=int, help="Channels of an attention head."),
-    click.option("--resample", type=click.Choice(["resblock", "conv", "plain"])),
+    click.option("--resample", type=click.Choice(get_args(Resampling))),
     click.option("--dropout", type=float),
 ]
 
@@ -95,29 +105,17 @@ def overridden(settings: dict[str, Any], given: dict[str, Any], kind: type[Any])
     return settings | {field.name: given[field.name] for field in fields(kind) if given.get(field.name) is not None}
 
 
-@contextmanager
-def execution(device: str, image_size: int, given: dict[str, Any]) -> Iterator[Execution]:
-    """How to compute, on this process's device, with the processes that torchrun started."""
-    where = pick_device(device)
-    on_cpu = {"microbatch": max(1, 128 * 64 ** 2 // image_size ** 2)} if where.type == "cpu" else {}
-    settings = overridden(on_cpu, given, Execution)
-    exact_float32()
-    with started(where) as processes:
-        yield Execution(where, processes, **settings)
-
-
 def schedule_option(recipe: Recipe, given: dict[str, Any]) -> NoiseSchedule:
     """The schedule that was asked for: a denoiser's, or a named one with T timesteps."""
-    name, T, schedule_from = given["noise_schedule"], given["timesteps"], given.get("schedule_from")
+    name, T, schedule_from = given["noise_schedule"], given["T"], given.get("schedule_from")
     if schedule_from is not None:
         if name or T is not None:
-            raise click.UsageError("--schedule-from brings schedule and T of its own; "
-                                   "leave out --noise-schedule and --timesteps.")
+            raise click.UsageError("--schedule-from brings schedule and T of its own; leave out --noise-schedule and --T.")
         return denoiser_schedule(schedule_from)
     return NoiseSchedule.named(name or recipe.schedule, 1000 if T is None else T)
 
 
 SCHEDULE = [
     click.option("--noise-schedule", type=click.Choice(SCHEDULES), help="alpha_bar's shape. [default: the recipe's]"),
-    click.option("--timesteps", type=int, help="T. [default: 1000]"),
+    click.option("--T", "T", cls=Renamed, former=["--timesteps"], type=int, help="Number of timesteps. [default: 1000]"),
 ]

@@ -2,25 +2,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
-import torch
 from click.core import ParameterSource
 
-from noisy_clf.networks.timm_weights import freeze_stages, parameter_groups, start_from
-from noisy_clf.networks.timm_classifier import TimmClassifier, TimmConfig
-from noisy_clf.classifier import NoisyClassifier
-from noisy_clf.cli.options import (
-    DATA, EXECUTION, NETWORK, SCHEDULE, TRAINING, execution, options, overridden, schedule_option)
-from noisy_clf.datasets import load_dataset
-from noisy_clf.datasets.images import Dataset
-from noisy_clf.networks.encoder_unet import EncoderUNet, EncoderUNetConfig
+from noisy_clf.cli.options import DATA, EXECUTION, NETWORK, SCHEDULE, TRAINING, options, overridden, schedule_option
+from noisy_clf.datasets import load_dataset, refuse_unknown
 from noisy_clf.errors import FriendlyCommand, UserError
-from noisy_clf.training.classifier_task import ClassifierLoss, classifier_task
-from noisy_clf.training.recipes import Recipe, classifier_recipe
-from noisy_clf.training.loop import train
-from noisy_clf.training.config import TrainingConfig
+from noisy_clf.networks.config import EncoderUNetConfig, Pool
+from noisy_clf.training.config import ClassifierLoss, FineTuning, TrainingConfig
+from noisy_clf.training.recipes import classifier_recipe
 
 ADM_ONLY = ("channels", "channel_mult", "res_blocks", "attention_at", "head_channels", "resample", "pool")
 TIMM_ONLY = ("pretrained", "input_size", "batch_norm", "time_input", "layer_decay", "freeze_stages")
@@ -48,7 +40,7 @@ LOSS = [
 @options(DATA, SCHEDULE)
 @click.option("--schedule-from", metavar="DDPM", help="Take schedule and T from this denoiser (a name or a path).")
 @click.option("--arch", default="adm", show_default=True, metavar="adm|timm:NAME", help="ADM's encoder, or a backbone of timm.")
-@click.option("--pool", type=click.Choice(["attention", "adaptive", "spatial", "spatial_v2"]))
+@click.option("--pool", type=click.Choice(get_args(Pool)))
 @options(NETWORK, BACKBONE, LOSS, TRAINING, EXECUTION)
 def train_noisy_clf(dataset: str, data_folder: Path | None, grey: bool, image_size: int | None, out: Path | None, device: str,
                     arch: str, **given: Any) -> None:
@@ -63,41 +55,35 @@ def train_noisy_clf(dataset: str, data_folder: Path | None, grey: bool, image_si
     train-noisy-clf --schedule-from runs/digits-ddpm --out runs/my-classifier
     torchrun --nproc-per-node 8 -m noisy_clf.cli --dataset imagenet64 --precision bf16
     """
+    adm = arch == "adm"
+    if not adm and not arch.startswith("timm:"):
+        raise UserError(f"--arch is adm or timm:NAME, such as timm:convnext_tiny, not {arch!r}.")
+    refuse_given(TIMM_ONLY if adm else ADM_ONLY, arch)
     recipe = classifier_recipe(dataset, image_size)
+    image_size = recipe.image_size if image_size is None else image_size
+    refuse_unknown(dataset, image_size, data_folder)
     schedule = schedule_option(recipe, given)
     training = TrainingConfig(**overridden(recipe.training, given, TrainingConfig))
-    cross_entropy = ClassifierLoss(given["label_smoothing"], given["mixup"])
-    image_size = recipe.image_size if image_size is None else image_size
+    loss = ClassifierLoss(given["label_smoothing"], given["mixup"])
+    config = EncoderUNetConfig(**overridden(recipe.network, given, EncoderUNetConfig), image_size=image_size, in_channels=1,
+                               num_classes=1) if adm else None
+    start = given["pretrained"]
+    backbone = {"name": arch.removeprefix("timm:"), "time_conditional": given["time_input"], "input_size": given["input_size"],
+                "batch_norm": given["batch_norm"] or ("frozen" if start else "group"), "dropout": given["dropout"] or 0.0}
+    tuning = FineTuning(start, given["freeze_stages"], given["layer_decay"])
     out = out or Path("runs") / f"{Path(dataset).stem}-classifier"
-    with execution(device, image_size, given) as how:
+
+    from noisy_clf.training.execution import Execution, execution  # torch: what names tell is refused by now
+    from noisy_clf.training.loop import train
+    from noisy_clf.training.new_classifier import adm_task, timm_task
+
+    with execution(device, image_size, **overridden({}, given, Execution)) as how:
         data = load_dataset(dataset, image_size, data_folder, grey)
-        torch.manual_seed(training.seed)
-        network, more = backbone(arch, recipe, data, training, given)
-        classifier = NoisyClassifier(network, schedule, data.class_names)
-        train(classifier_task(classifier, data, cross_entropy, **more), data, training, out, how)
+        task = adm_task(config, schedule, data, loss, training) if config \
+            else timm_task(backbone, schedule, data, loss, training, tuning)
+        train(task, data, training, out, how)
     if how.processes.first:
         click.echo(f"The best model is in {out / 'best'}; look at it with: eval-noisy-clf {out}")
-
-
-def backbone(arch: str, recipe: Recipe, data: Dataset, training: TrainingConfig,
-             given: dict[str, Any]) -> tuple[EncoderUNet | TimmClassifier, dict[str, Any]]:
-    """(the network to train, what its task has to know of it)."""
-    shape: dict[str, Any] = {"image_size": data.image_size, "in_channels": data.channels, "num_classes": len(data.class_names)}
-    if arch == "adm":
-        refuse_given(TIMM_ONLY, arch)
-        return EncoderUNet(EncoderUNetConfig(**overridden(recipe.network, given, EncoderUNetConfig), **shape)), {}
-    if not arch.startswith("timm:"):
-        raise UserError(f"--arch is adm or timm:NAME, such as timm:convnext_tiny, not {arch!r}.")
-    refuse_given(ADM_ONLY, arch)
-    start, stages, layer_decay = given["pretrained"], given["freeze_stages"], given["layer_decay"]
-    network = TimmClassifier(TimmConfig(
-        name=arch.removeprefix("timm:"), time_conditional=given["time_input"], input_size=given["input_size"],
-        batch_norm=given["batch_norm"] or ("frozen" if start else "group"), dropout=given["dropout"] or 0.0, **shape))
-    if start:
-        start_from(network, start)
-    freeze_stages(network, stages)
-    return network, {"parameter_groups": parameter_groups(network, training.weight_decay, layer_decay),
-                     "options": {"pretrained": start, "freeze_stages": stages, "layer_decay": layer_decay}}
 
 
 def refuse_given(names: tuple[str, ...], arch: str) -> None:

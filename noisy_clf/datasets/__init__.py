@@ -2,9 +2,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from noisy_clf.datasets.images import Dataset
 from noisy_clf.errors import UserError
+
+if TYPE_CHECKING:
+    from noisy_clf.datasets.images import Dataset
 
 DATASETS = ("digits", "imagenet64", "imagenet32", "imagenet", "cifar10", "cifar100", "mnist", "fashion-mnist")
 
@@ -16,19 +19,14 @@ def load_dataset(name: str, image_size: int | None = None, folder: Path | None =
     folder      where a named dataset's files are, or go to; default: data/NAME
     grey        of images of one's own: one channel instead of three
     """
-    if folder and (name == "digits" or name not in DATASETS):
-        raise UserError(f"--data says where a dataset of a name lies, and {name!r} "
-                        + ("is in scikit-learn; leave it out." if name == "digits" else "is a path of its own; leave it out."))
+    refuse_unknown(name, image_size, folder)
     folder = folder or Path("data") / name
     if name == "digits":
         from noisy_clf.datasets.digits import digits
         return digits(16 if image_size is None else image_size)
     if name in ("imagenet64", "imagenet32"):
         from noisy_clf.datasets.downsampled_imagenet import downsampled_imagenet
-        size = int(name.removeprefix("imagenet"))
-        if image_size not in (None, size):
-            raise UserError(f"{name} has {size} pixels a side, not {image_size}; leave out --image-size, or use imagenet.")
-        return downsampled_imagenet(size, folder)
+        return downsampled_imagenet(int(name.removeprefix("imagenet")), folder)
     if name == "imagenet":
         from noisy_clf.datasets.folders import imagenet_folders
         return imagenet_folders(folder, image_size or 256)
@@ -39,8 +37,19 @@ def load_dataset(name: str, image_size: int | None = None, folder: Path | None =
     if path.is_dir():
         from noisy_clf.datasets.folders import class_folders
         return class_folders(path, image_size or 64, channels)
-    if path.is_file() and path.suffix.lower() == ".csv":
-        from noisy_clf.datasets.csv_file import csv_dataset
-        return csv_dataset(path, image_size or 64, channels)
-    raise UserError(f"there is no dataset {name!r}; give one of {', '.join(DATASETS)}, a folder of class folders, or a .csv "
-                    f"file of file and label.")
+    from noisy_clf.datasets.csv_file import csv_dataset
+    return csv_dataset(path, image_size or 64, channels)
+
+
+def refuse_unknown(name: str, image_size: int | None = None, folder: Path | None = None) -> None:
+    """UserError for what names alone tell against `load_dataset` of the same, before anything is read or imported."""
+    if folder and (name == "digits" or name not in DATASETS):
+        raise UserError(f"--data says where a dataset of a name lies, and {name!r} "
+                        + ("is in scikit-learn; leave it out." if name == "digits" else "is a path of its own; leave it out."))
+    if name in ("imagenet64", "imagenet32") and image_size not in (None, int(name.removeprefix("imagenet"))):
+        raise UserError(f"{name} has {name.removeprefix('imagenet')} pixels a side, not {image_size}; leave out --image-size, "
+                        f"or use imagenet.")
+    path = Path(name)
+    if name not in DATASETS and not path.is_dir() and not (path.is_file() and path.suffix.lower() == ".csv"):
+        raise UserError(f"there is no dataset {name!r}; give one of {', '.join(DATASETS)}, a folder of class folders, or a "
+                        f".csv file of file and label.")

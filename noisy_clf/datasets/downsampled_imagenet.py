@@ -16,8 +16,6 @@ import shutil
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, astuple, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -31,7 +29,7 @@ from noisy_clf import imagenet
 from noisy_clf.datasets.array_unpickler import read_pickled_arrays
 from noisy_clf.datasets.images import ArrayImages, Dataset, LabelledImages
 from noisy_clf.errors import UserError, disk_trouble
-from noisy_clf.files import locked, read_json, write_json
+from noisy_clf.files import alone, read_json, write_json
 
 FILES = {"train": [f"train_data_batch_{number}" for number in range(1, 11)], "val": ["val_data"]}
 RECORD = "converted.json"
@@ -151,19 +149,6 @@ def models_order() -> np.ndarray:
 
 
 # converting
-
-
-@contextmanager
-def alone(folder: Path, what: str) -> Iterator[None]:
-    """Makes the folder, and waits until no other process of this machine is alone in it."""
-    with ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(folder / ".lock", what))
-        except OSError as error:
-            raise UserError(f"{disk_trouble(error, folder)[:-1]}, and something has to be written there; use a folder of your "
-                            f"own, which may hold links to the files.") from error
-        yield
 
 
 def convert(size: int, folder: Path, converted: Path, parts: Parts) -> None:

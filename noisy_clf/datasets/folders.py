@@ -3,9 +3,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
+import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +16,18 @@ import torch
 from tqdm import tqdm
 
 from noisy_clf import imagenet
-from noisy_clf.datasets.checked import THREADS, refused_files, say
-from noisy_clf.datasets.image_files import SUFFIXES, ImageFiles, printable
+from noisy_clf.checkpoints.cache import cache_folder
+from noisy_clf.datasets.image_files import SUFFIXES, ImageFiles, printable, silence_pillow, why_unusable
 from noisy_clf.datasets.images import Dataset, LabelledImages
-from noisy_clf.errors import UserError, disk_trouble
 from noisy_clf.datasets.read_ahead import read_ahead
+from noisy_clf.errors import UserError, disk_trouble
 
 VALIDATION = ("val", "validation", "valid", "test")  # the first of them that is there is validated on
 SPLITS = ("train", "training", *VALIDATION, "testing")  # what no class is named, if no other is
 OTHERS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")  # folders that systems make
 HELD_OUT = 10  # one image of so many of a class
+MOST_TRIED = 1000  # classes
+THREADS = min(32, 2 * (os.cpu_count() or 4))  # that look for files, and try them
 IMAGENET_LAYOUT = "train/n01440764/*.JPEG and val/n01440764/*.JPEG, and so on for each of the 1000 WordNet ids"
 
 Listing = dict[str, list[str]]  # class -> its files, by their paths relative to the root, sorted
@@ -83,25 +88,25 @@ def imagenet_folders(folder: Path, image_size: int) -> Dataset:
 
 
 def dataset_of(listed: Listed, name: str, image_size: int, channels: int) -> Dataset:
-    """The dataset of those files that can be used. UserError if they make none."""
+    """The dataset of those files. UserError if they make none."""
     source, root, train, validation = listed.source, listed.root, listed.train, listed.validation
     classes = in_order(train)
     if len(classes) < 2:
         raise UserError(f"{source} has one class only, {printable(classes[0])}; a classifier needs two or more.")
     if odd := [name for name in classes if not name.isprintable()]:
         raise UserError(f"{source} has a class with a name that cannot be printed, {printable(odd[0])}; rename it.")
-    refuse_empty(source, train, "image")
+    if empty := [name for name, paths in train.items() if not paths]:
+        others = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
+        raise UserError(f"{source}: class {printable(empty[0])}{others} has no image; add some, or remove it.")
     if strangers := [name for name, paths in (validation or {}).items() if paths and name not in train]:
         raise UserError(f"{source} has images of {printable(strangers[0])} to validate on, but none to train on; the classes "
                         f"are {', '.join(map(printable, classes[:10]))}{', ...' if len(classes) > 10 else ''}.")
     parts = [train] if validation is None else [train, validation]
-    refused = refused_files(root, [path for part in parts for paths in part.values() for path in paths])
-    parts = [{label: [path for path in part.get(label, []) if path not in refused] for label in classes} for part in parts]
-    refuse_empty(source, parts[0], "image that can be used")
+    bad = left_out_before(root)
+    parts = [{label: [path for path in part.get(label, []) if path not in bad] for label in classes} for part in parts]
     if validation is None:
         parts = hold_out(parts[0])
-    if not any(parts[1].values()):
-        raise UserError(f"{source} has no image to validate on that can be used; give more.")
+    refuse_unusable(source, root, *parts)
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
     labelled = [labelled_images(root, part, image_size, channels) for part in parts]
     return Dataset(name, labelled[0], labelled[1], class_names(classes), source=f"files {digest}")
@@ -113,10 +118,34 @@ def labelled_images(root: Path, part: Listing, image_size: int, channels: int) -
     return LabelledImages(files, torch.arange(len(part)).repeat_interleave(counts))
 
 
-def refuse_empty(source: Path, part: Listing, what: str) -> None:
-    if empty := [name for name, paths in part.items() if not paths]:
-        others = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
-        raise UserError(f"{source}: class {printable(empty[0])}{others} has no {what}; add some, or remove it.")
+def refuse_unusable(source: Path, root: Path, train: Listing, validation: Listing) -> None:
+    """UserError, now and not when training comes to it, if a class has no usable image, or none is there to validate on.
+
+    Of each class, or of a thousand of them, images are decoded until one can be used: seconds, whatever their number.
+    """
+    silence_pillow()
+    groups = {f": class {printable(label)} has no image to train on": paths
+              for label, paths in list(train.items())[::math.ceil(len(train) / MOST_TRIED)]}
+    groups[" has no image to validate on"] = [path for paths in validation.values() for path in paths]
+    tried = [*groups.values()]
+    found = read_ahead(lambda i: why_unusable(os.path.join(root, path) for path in tried[i]), range(len(tried)), THREADS)
+    for what, reason in zip(groups, tqdm(found, total=len(tried), unit="class", desc="trying images", delay=3,
+                                         dynamic_ncols=True)):
+        if reason:
+            raise UserError(f"{source}{what} that can be used ({reason}); add some.")
+
+
+def left_out_before(root: Path) -> set[str]:
+    """Files that cannot be used, as recorded by the first release, which checked all of them: its runs have never seen them."""
+    digest, found = hashlib.sha256(f"1 {root}".encode("utf-8", "surrogateescape")).hexdigest()[:12], set()
+    with suppress(OSError, UserError), open(cache_folder() / "checked" / f"{root.name[:40]}-{digest}.jsonl", "rb") as record:
+        for line in record:
+            with suppress(ValueError, TypeError, OSError):
+                path, size, mtime, reason = json.loads(line)
+                about = os.stat(root / path) if reason else None
+                if about and (about.st_size, about.st_mtime_ns) == (size, mtime):
+                    found.add(path)
+    return found
 
 
 def hold_out(part: Listing) -> list[Listing]:
@@ -150,6 +179,12 @@ def listing(root: Path, part: str) -> Listing:
     found = read_ahead(lambda i: images_below(root, os.path.join(part, names[i])), range(len(names)), THREADS)
     return dict(zip(names, tqdm(found, total=len(names), unit="folder", desc="looking for images", delay=3,
                                 dynamic_ncols=True)))
+
+
+def say(text: str) -> None:
+    """On stderr; of several processes that torchrun started, only the first does."""
+    if os.environ.get("RANK", "0") == "0":
+        tqdm.write(text, file=sys.stderr)
 
 
 def images_below(root: Path, folder: str) -> list[str]:

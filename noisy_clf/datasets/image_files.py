@@ -7,9 +7,10 @@ import stat
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import chain
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -49,9 +50,6 @@ class ImageFiles:
     unreadable: set[int] = field(default_factory=set, init=False, repr=False, compare=False)  # those told of so far
 
     def __post_init__(self) -> None:
-        if self.channels not in (1, 3) or self.size < 1 or not self.paths:
-            raise UserError(f"{len(self.paths)} images of {self.size} pixels and {self.channels} channels cannot be read; "
-                            f"there must be at least 1 image, 1 pixel a side, and 1 channel (grey) or 3 (RGB).")
         silence_pillow()
 
     @property
@@ -72,9 +70,12 @@ class ImageFiles:
         return images, read
 
     def picture(self, index: int) -> tuple[Image.Image, int]:
-        """(the picture in RGB, its index): that of the index or, if it has become unreadable, the next that can be read."""
-        tries = min(PATIENCE, len(self))
-        for i in (position % len(self) for position in range(index, index + tries)):
+        """(the picture in RGB, its index): that of the index or, where it cannot be used, the next that can.
+
+        UserError if none can, or if so many in a row cannot be read that the disk must be the reason.
+        """
+        failures = 0
+        for i in chain(range(index, len(self)), range(index)):
             try:
                 return self.patiently(i), i
             except (Refused, OSError) as error:
@@ -82,17 +83,32 @@ class ImageFiles:
                 if i not in self.unreadable:
                     self.unreadable.add(i)
                     tqdm.write(f"{told}; other images stand in for it", file=sys.stderr)
-        raise UserError(f"{tries} images in a row cannot be read, the last {told}; see that the disk is there, and run the "
-                        f"same command again.")
+                failures = failures + 1 if isinstance(error, OSError) else 0
+                if failures == PATIENCE:
+                    break
+        raise UserError(f"{failures or len(self)} images in a row cannot be read, the last {told}; see that the disk is there, "
+                        f"and run the same command again.")
 
     def patiently(self, index: int) -> Image.Image:
-        """The picture, tried three times: a network's file system may have but hiccuped."""
+        """The picture; a file that cannot be read is tried three times: a network's file system may have but hiccuped."""
         for pause in () if index in self.unreadable else PAUSES:
             try:
                 return decoded(self.paths[index])
-            except (Refused, OSError):
+            except OSError:
                 time.sleep(pause)
         return decoded(self.paths[index])
+
+
+def why_unusable(paths: Iterable[str]) -> str | None:
+    """Why none of the files can be used, as is told of the last; None as soon as one can."""
+    reason = "there is none"
+    for path in paths:
+        try:
+            decoded(path)
+            return None
+        except (Refused, OSError) as error:
+            reason = f"{printable(path)}: {why(error)}"
+    return reason
 
 
 def decoded(path: str) -> Image.Image:

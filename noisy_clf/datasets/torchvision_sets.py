@@ -1,13 +1,8 @@
 """CIFAR and MNIST, in memory. torchvision tells where their files are and what they hash to; they are read here, as data."""
 from __future__ import annotations
 
-import errno
 import gzip
-import io
 import re
-import socket
-from contextlib import redirect_stdout
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +11,14 @@ import torch
 from tqdm import tqdm
 
 from noisy_clf.datasets.array_unpickler import read_pickled_arrays
-from noisy_clf.datasets.downsampled_imagenet import alone
 from noisy_clf.datasets.images import ArrayImages, Dataset, LabelledImages, as_array, as_picture
 from noisy_clf.datasets.preprocessing import centre_crop
+from noisy_clf.download import download, is_there
 from noisy_clf.errors import UserError, disk_trouble
+from noisy_clf.files import alone
 
 SETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", "fashion-mnist": "FashionMNIST"}  # torchvision's names
 SMALLEST, LARGEST = 8, 256  # image sizes
-SILENCE = 30.0  # seconds without a byte after which a download is given up
-OUR_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EISDIR, errno.EIO)
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images uint8 [N,C,H,W], labels [N]
 
@@ -54,18 +48,18 @@ def labelled(part: Arrays, image_size: int | None, name: str) -> LabelledImages:
 
 
 def read_cifar(name: str, source: Any, folder: Path) -> tuple[Arrays, Arrays, list[str]]:
-    from torchvision.datasets.utils import check_integrity, extract_archive
+    from torchvision.datasets.utils import extract_archive
 
     place, archive = folder / source.base_folder, folder / source.filename
     files = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
 
     def whole() -> bool:
-        return all(check_integrity(place / file, md5) for file, md5 in files)
+        return all(is_there(place / file, f"md5:{md5}") for file, md5 in files)
 
     if not whole():
         with alone(folder, f"downloads {name}"):
             if not whole():
-                download(name, [source.url], archive, source.tgz_md5)
+                obtain(name, [source.url], archive, source.tgz_md5)
                 try:
                     extract_archive(str(archive), str(folder))
                 except OSError as error:
@@ -79,17 +73,15 @@ def read_cifar(name: str, source: Any, folder: Path) -> tuple[Arrays, Arrays, li
 
 
 def read_mnist(name: str, source: Any, folder: Path) -> tuple[Arrays, Arrays, list[str]]:
-    from torchvision.datasets.utils import check_integrity
-
     place = folder / source.__name__ / "raw"
 
     def lacking() -> list[tuple[str, str]]:
-        return [(file, md5) for file, md5 in source.resources if not check_integrity(place / file, md5)]
+        return [(file, md5) for file, md5 in source.resources if not is_there(place / file, f"md5:{md5}")]
 
     if lacking():
         with alone(folder, f"downloads {name}"):
             for file, md5 in lacking():
-                download(name, [f"{mirror}{file}" for mirror in source.mirrors], place / file, md5)
+                obtain(name, [f"{mirror}{file}" for mirror in source.mirrors], place / file, md5)
     images, labels, test_images, test_labels = (read_idx(place / file) for file, _ in source.resources)
     names = [re.sub(r"^\d - ", "", text) for text in source.classes]  # MNIST's are "0 - zero", ...
     return (images[:, None], labels), (test_images[:, None], test_labels), names
@@ -102,22 +94,8 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(sizes)
 
 
-def download(name: str, urls: list[str], path: Path, md5: str) -> None:
-    """The file at `path`, from the first of the URLs that gives it with this MD5."""
-    from torchvision.datasets.utils import download_url
-
-    reasons, patience = [], socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SILENCE)  # torchvision waits for ever
+def obtain(name: str, urls: list[str], path: Path, md5: str) -> None:
     try:
-        for url in urls:
-            try:
-                with redirect_stdout(io.StringIO()):
-                    return download_url(url, str(path.parent), path.name, md5)
-            except (OSError, RuntimeError, HTTPException) as error:
-                if isinstance(error, OSError) and error.errno in OUR_DISK:
-                    raise UserError(disk_trouble(error, path)) from error
-                reasons.append(" ".join(str(getattr(error, "reason", error)).split()).rstrip("."))
-    finally:
-        socket.setdefaulttimeout(patience)
-    raise UserError(f"{name} could not be downloaded ({'; '.join(dict.fromkeys(reasons))}); by hand: download {urls[0]} on "
-                    f"another machine, and put it at {path} as it is.")
+        download(urls, path, f"md5:{md5}", name, " as it is")
+    except OSError as error:
+        raise UserError(disk_trouble(error)) from error

@@ -16,6 +16,7 @@ from noisy_clf.processes import Processes
 from noisy_clf.datasets.read_ahead import read_ahead
 
 LEVELS = (0.0, 0.25, 0.5, 0.75, 0.9)
+BINS = 15  # of confidence
 THREADS = 4  # that read images and draw noise ahead
 RIGHT, TOP5, NLL, CONFIDENCE, GRADIENT = range(5)  # the columns of what is kept of an image at a noise level
 
@@ -48,12 +49,12 @@ def timestep_at(level: float, T: int) -> int:
 
 @torch.no_grad()
 def evaluate(classifier: NoisyClassifier, data: LabelledImages, levels: Sequence[float] = LEVELS,
-             batch_size: int | None = None, seed: int = 0, progress: bool | str = False, processes: Processes = Processes(),
+             batch_size: int | None = None, seed: int = 0, progress: str | None = None, processes: Processes = Processes(),
              gradients: bool = False, chosen: Tensor | None = None) -> list[Quality]:
     """The classifier's quality at each noise level t/T, the same noise for every classifier.
 
     batch_size  None: 256, but above 32 pixels a side as many as have the pixels of these
-    progress    whether to draw a bar, or what to call it
+    progress    what to call a bar; None: none is drawn
     chosen      the images to use, by their indices [N]; None: all
 
     Several processes do a share each, of whole batches, so that their number changes nothing: all get the same result.
@@ -72,7 +73,7 @@ def evaluate(classifier: NoisyClassifier, data: LabelledImages, levels: Sequence
 
     kept = torch.empty(len(share), len(timesteps), 5, device=device)
     with tqdm(total=kept[..., 0].numel(), unit="image", dynamic_ncols=True, leave=progress != "validating",
-              desc=progress if isinstance(progress, str) else "evaluating", disable=not (progress and processes.first)) as bar:
+              desc=progress, disable=progress is None or not processes.first) as bar:
         for places, batch in zip(batches, read_ahead(read, range(len(batches)), THREADS)):
             images, y, eps = (tensor.to(device) for tensor in batch)
             x_0 = to_x_0(images)
@@ -109,8 +110,8 @@ def quality(t: int, numbers: Tensor, top5: bool, gradients: bool) -> Quality:
                    mean[TOP5] if top5 else None, mean[GRADIENT] if gradients else None, error)
 
 
-def calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
-    """Mean |accuracy - confidence| over equal bins of confidence, weighted by their counts. (Guo et al. 2017 eq. 3)"""
-    bin_of = (confidence * bins).long().clamp(0, bins - 1)
-    gap = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_of, (right - confidence).double())
+def calibration_error(confidence: Tensor, right: Tensor) -> float:
+    """Mean |accuracy - confidence| over 15 equal bins of confidence, weighted by their counts. (Guo et al. 2017 eq. 3)"""
+    bin_of = (confidence * BINS).long().clamp(0, BINS - 1)
+    gap = torch.zeros(BINS, dtype=torch.float64).index_add_(0, bin_of, (right - confidence).double())
     return gap.abs().sum().item() / len(right)

@@ -4,17 +4,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from noisy_clf.checkpoints.bare_file import released_or_bare_file
-from noisy_clf.checkpoints.diffusers_scheduler import find_scheduler, is_diffusers_folder, read_schedule, read_scheduler
+from noisy_clf.checkpoints.by_name import CLEAN
 from noisy_clf.checkpoints.model_folder import ModelFolder
-from noisy_clf.checkpoints.released import DENOISERS
 from noisy_clf.checkpoints.settings import Settings
 from noisy_clf.classifier import NoisyClassifier
-from noisy_clf.errors import UserError
 from noisy_clf.loaders.guided_diffusion import classifier_from_file
 from noisy_clf.loaders.loaded import LoadedClassifier
 from noisy_clf.loaders.model_folder import load_model_folder
-from noisy_clf.loaders.timm import CLEAN, load_clean
-from noisy_clf.schedule import NoiseSchedule
+from noisy_clf.loaders.timm import load_clean
 from noisy_clf.space import Space
 
 
@@ -38,16 +35,3 @@ def load_classifier_whole(name_or_path: str | Path, settings: Settings | None = 
         classifier = classifier_from_file(file.path, file.settings)
         return LoadedClassifier(classifier, file.digest(), classifier.config())
     return load_model_folder(ModelFolder.open(name_or_path, "classifier"))
-
-
-def denoiser_schedule(name_or_path: str | Path) -> NoiseSchedule:
-    """The noise schedule of a denoiser: a bundled or released one by name, or one from its folder or diffusers'."""
-    if str(name_or_path) in DENOISERS:
-        return DENOISERS[str(name_or_path)].schedule
-    if Path(name_or_path).is_file():
-        raise UserError(f"{name_or_path} is a bare file, which does not tell its schedule; give --noise-schedule and "
-                        f"--timesteps.")
-    if is_diffusers_folder(Path(name_or_path)):
-        file = find_scheduler(Path(name_or_path))
-        return read_schedule(read_scheduler(file), file)
-    return ModelFolder.open(name_or_path, "denoiser").schedule

@@ -2,54 +2,46 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 from safetensors.torch import save
 from torch import nn
 
 from noisy_clf import imagenet
+from noisy_clf.checkpoints.by_name import CLEAN
 from noisy_clf.checkpoints.settings import Settings
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.errors import UserError
 from noisy_clf.loaders.loaded import LoadedClassifier
-from noisy_clf.networks.timm_classifier import TimmClassifier, TimmConfig, pretrained_cfg
-from noisy_clf.networks.timm_weights import TIMM, find_tensors, give, names_of
+from noisy_clf.loaders.timm_weights import TIMM, find_tensors, give, names_of
+from noisy_clf.networks.timm_classifier import TimmClassifier
+from noisy_clf.networks.timm_model import TimmConfig, pretrained_cfg
 from noisy_clf.space import Space
-
-CLEAN = "timm:"  # how the name of a classifier of clean images begins
 
 
 def load_clean(name: str, settings: Settings | None, space: Space | None) -> LoadedClassifier:
+    """One that never saw noise and is not told t, for the images and the schedule of `space`.
+
+    Its classes have ImageNet's names where there are 1000, else numbers.
+    """
     if settings is not None:
         raise UserError(f"{name} brings settings of its own; settings are for bare .pt files: leave them out.")
     if space is None:
         raise UserError(f"{name} learned on clean images and has no noise schedule of its own; it can guide a denoiser, whose "
                         f"schedule it then takes.")
-    model, _, weights = name.removeprefix(CLEAN).partition("@")
-    classifier = clean_classifier(model, weights or None, space)
-    return LoadedClassifier(classifier, weights_digest(classifier.network), classifier.config())
-
-
-def clean_classifier(name: str, weights: str | Path | None, space: Space,
-                     class_names: tuple[str, ...] | None = None) -> NoisyClassifier:
-    """timm's classifier of that name, which never saw noise and is not told t; frozen, in evaluation mode.
-
-    weights      a file; None: timm downloads its own
-    class_names  None: ImageNet's where there are 1000, else numbers
-    """
-    trained = pretrained_cfg(name)
-    source = weights or TIMM
-    tensors = find_tensors(name, source)
+    model, _, file = name.removeprefix(CLEAN).partition("@")
+    trained, source = pretrained_cfg(model), file or TIMM
+    tensors = find_tensors(model, source)
     layer = next(iter(names_of(trained.classifier)), "head")
     if f"{layer}.weight" not in tensors:
-        raise UserError(f"{source} has no {layer}.weight, the last layer of timm's {name}: it is no classifier of that name.")
+        raise UserError(f"{source} has no {layer}.weight, the last layer of timm's {model}: it is no classifier of that name.")
     K = len(tensors[f"{layer}.weight"])
     network = TimmClassifier(TimmConfig(
-        name=name, image_size=space.image_size, in_channels=space.channels, num_classes=K, time_conditional=False,
+        name=model, image_size=space.image_size, in_channels=space.channels, num_classes=K, time_conditional=False,
         input_size=trained.input_size[-1], batch_norm="frozen"))
     give(network, tensors, source)
-    names = class_names or (imagenet.class_names() if K == 1000 else tuple(map(str, range(K))))
-    return NoisyClassifier(network, space.schedule, names).eval().requires_grad_(False)
+    names = imagenet.class_names() if K == 1000 else tuple(map(str, range(K)))
+    classifier = NoisyClassifier(network, space.schedule, names).eval().requires_grad_(False)
+    return LoadedClassifier(classifier, weights_digest(network), classifier.config())
 
 
 def weights_digest(network: nn.Module) -> str:

@@ -1,35 +1,12 @@
 """EncoderUNet, ADM's time-conditioned classifier: the U-Net's first half and a pooling head. (ADM sec. 4)"""
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor, nn
 
-from noisy_clf.errors import UserError
+from noisy_clf.networks.config import EncoderUNetConfig
 from noisy_clf.networks.layers import AttentionPool, GroupNorm32, time_embedding, zeroed
-from noisy_clf.networks.torso import TorsoConfig, down_path, middle, time_mlp
-
-Pool = Literal["attention", "adaptive", "spatial", "spatial_v2"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderUNetConfig(TorsoConfig):
-    """EncoderUNet's settings.
-
-    num_classes  K, the number of logits
-    pool         "attention" (every released classifier), "adaptive" (global mean), "spatial" or "spatial_v2" (the
-                 mean of every block's output, through a hidden layer of 2048)
-    """
-
-    num_classes: int
-    pool: Pool = "attention"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.pool not in get_args(Pool):
-            raise UserError(f"unknown pool {self.pool!r}; there are: {', '.join(get_args(Pool))}.")
+from noisy_clf.networks.torso import down_path, middle, time_mlp
 
 
 class EncoderUNet(nn.Module):

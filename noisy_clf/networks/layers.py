@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-AttentionOrder = Literal["legacy", "new"]
+from noisy_clf.networks.config import AttentionOrder
+
 Resample = Literal["up", "down"]
 
 
@@ -142,7 +143,8 @@ class AttentionBlock(nn.Module):
         pixels = self.norm(x).flatten(2).transpose(1, 2)  # [B, H*W, C]
         q, k, v = split_heads(pointwise(self.qkv, pixels), self.heads, self.order)
         h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, H * W, C)
-        return x + pointwise(self.proj_out, h).transpose(1, 2).reshape(B, C, H, W)
+        h = pointwise(self.proj_out, h).transpose(1, 2)
+        return x + (h.unflatten(2, (H, W)) if x.is_contiguous(memory_format=torch.channels_last) else h.reshape(B, C, H, W))
 
 
 class AttentionPool(nn.Module):

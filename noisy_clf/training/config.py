@@ -1,14 +1,17 @@
-"""How to train: what makes a run what it is, and apart from that, how it is computed."""
+"""What makes a training run what it is, as plain data: checked before there is a folder, and without torch."""
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-
-from noisy_clf.datasets.images import Augmentation
 from noisy_clf.errors import UserError
 from noisy_clf.execution import PRECISIONS
-from noisy_clf.processes import Processes
+
+if TYPE_CHECKING:
+    from noisy_clf.datasets.images import Augmentation
+
+T_SAMPLINGS = "uniform, importance, beta:A,B (of t/T), levels:LOW,HIGH (uniform between these t/T)"
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class TrainingConfig:
     ema             decay of the weights' moving average, which is what is validated and saved; 0: the weights themselves
     grad_clip       largest norm of the gradient; 0: any
     precision       "float32", or what convolutions and products are computed in: "bf16", "fp16" (with loss scaling)
-    t_sampling      at which timesteps: "uniform", "importance", "beta:A,B", "levels:LOW,HIGH" (timestep_sampling.py)
+    t_sampling      at which timesteps: "uniform", "importance", "beta:A,B", "levels:LOW,HIGH" (t_sampling.py)
     random_crop     each image cropped anew each time, as ADM's program does it
     random_flip     a mirror image half of the time
     seed            of weights, images, timesteps, noise and dropout
@@ -59,6 +62,7 @@ class TrainingConfig:
             raise UserError(f"lr must be a positive number, not {self.lr}.")
         if self.precision not in PRECISIONS:
             raise UserError(f"unknown precision {self.precision!r}; there are: {', '.join(PRECISIONS)}.")
+        read_t_sampling(self.t_sampling)
 
     def lr_at(self, step: int) -> float:
         """Linear warm-up, times the anneal to 0 of ADM's program."""
@@ -67,36 +71,52 @@ class TrainingConfig:
 
     @property
     def augmentation(self) -> Augmentation:
+        from noisy_clf.datasets.images import Augmentation
+
         return Augmentation(self.random_crop, self.random_flip)
 
 
 @dataclass(frozen=True)
-class Execution:
-    """How a run is computed, which changes it by rounding at most: it may go on with another.
+class FineTuning:
+    """How the training of a backbone of timm's begins from its clean weights, and what of it learns.
 
-    device       of this process
-    processes    that share each batch
-    microbatch   images of a batch that a process computes at a time; 0: all of its share
-    compile      through torch.compile
-    threads      that read images ahead of the steps; 0: none, each step reads its own
-    keep         training states that stay on disk, the newest ones
-    tensorboard  metrics for it, too
+    pretrained     "timm", a file of weights, or None: drawn at random
+    freeze_stages  stages, from the image on, that do not learn
+    layer_decay    factor of the learning rate from each layer to the one below it
     """
 
-    device: torch.device = torch.device("cpu")
-    processes: Processes = Processes()
-    microbatch: int = 0
-    compile: bool = False
-    threads: int = 2
-    keep: int = 2
-    tensorboard: bool = False
+    pretrained: str | None = None
+    freeze_stages: int = 0
+    layer_decay: float = 1.0
+
+
+def read_t_sampling(text: str) -> tuple[str, list[float]]:
+    """(the kind of p(t), its numbers), from how it is written on the command line."""
+    kind, _, numbers = text.partition(":")
+    try:
+        given = [float(number) for number in numbers.split(",")] if numbers else []
+    except ValueError:
+        given = [math.nan]
+    if kind in ("uniform", "importance") and not numbers \
+            or kind == "beta" and len(given) == 2 and all(0 < number < math.inf for number in given) \
+            or kind == "levels" and len(given) == 2 and 0 <= given[0] <= given[1] <= 1:
+        return kind, given
+    raise UserError(f"t-sampling cannot be {text!r}; it is one of: {T_SAMPLINGS}, such as beta:1,2 or levels:0,0.6.")
+
+
+@dataclass(frozen=True)
+class ClassifierLoss:
+    """Cross-entropy, and departures from it that ADM's program does not have.
+
+    label_smoothing  the part of the target that is spread evenly over all classes
+    mixup            a of Beta(a, a), by which two neighbours in a batch are mixed; 0: they are not (mixup sec. 2)
+    """
+
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, least in (("microbatch", 0), ("threads", 0), ("keep", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, not {getattr(self, name)}.")
-
-    def parts(self, share: range, multiple: int = 1) -> list[range]:
-        """A process's share of a batch, in microbatches."""
-        size = max(self.microbatch // multiple * multiple, multiple) if self.microbatch else max(len(share), 1)
-        return [share[start:start + size] for start in range(0, len(share), size)]
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"label-smoothing must be at least 0 and below 1, not {self.label_smoothing}.")
+        if not 0 <= self.mixup < float("inf"):
+            raise UserError(f"mixup must be 0 or more, not {self.mixup}.")

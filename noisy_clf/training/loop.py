@@ -1,11 +1,10 @@
-"""The training loop of classifiers and denoisers: step, validate, save, stop and resume.
+"""The training loop of classifiers and denoisers: step, validate, save, stop and go on.
 
 A run that was stopped, in any way, and started again is the run that never stopped; one that several processes share is,
 up to rounding, that of one.
 """
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -16,14 +15,18 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from noisy_clf import renamed
+from noisy_clf.checkpoints.model_folder import DEFAULTS
 from noisy_clf.datasets.images import Dataset
-from noisy_clf.errors import UserError, disk_trouble
-from noisy_clf.files import claim_folder, locked
-from noisy_clf.training.metrics_log import MetricsLog
 from noisy_clf.datasets.read_ahead import read_ahead
-from noisy_clf.training.config import Execution, TrainingConfig
-from noisy_clf.training.task import Task
+from noisy_clf.errors import UserError, disk_trouble
+from noisy_clf.files import claim_folder, defaults_of, locked
+from noisy_clf.training.config import TrainingConfig
+from noisy_clf.training.execution import Execution
+from noisy_clf.training.metrics_log import MetricsLog
 from noisy_clf.training.run import Run
+from noisy_clf.training.stop import stop_signals, stopped_at
+from noisy_clf.training.task import Task
 
 METRICS, OPTIONS = "metrics.jsonl", "options.json"
 
@@ -58,7 +61,9 @@ def begin(run: Run) -> None:
                         + (f" in groups of {task.multiple}." if task.multiple > 1 else "."))
     processes.first_does(lambda: claim_folder(folder / OPTIONS, {
         "dataset": Path(data.name).name, "source": data.source, "model": task.model_config,
-        "training": {**asdict(config), **task.options}}))
+        "training": {**asdict(config), **task.options}}, defaults={
+        "source": "", "model": DEFAULTS | task.defaults.get("model", {}),
+        "training": defaults_of(TrainingConfig) | task.defaults.get("training", {})}, renamed=renamed.OPTIONS))
     if not processes.agree(f"{data.source} {len(data.train)} {len(data.validation)} {data.class_names}"):
         raise UserError(f"the processes do not see the same images of {data.name}; each must read the same files.")
     run.resume()
@@ -116,11 +121,6 @@ def validate(run: Run, log: MetricsLog | None, clock: Clock, bar: tqdm[Any]) -> 
         run.save()
 
 
-def stopped_at(run: Run) -> UserError:
-    return UserError(f"stopped at step {run.step} of {run.config.iterations}; everything is saved in {run.folder}: "
-                     f"the same command goes on from here.")
-
-
 class Clock:
     """How fast steps go since `step`, and which part of the time they wait for images."""
 
@@ -137,47 +137,3 @@ class Clock:
         passed = time.perf_counter() - self.start
         return {"images_per_second": round((step - self.step) * batch_size / passed, 1),
                 "waited_for_images": round(self.waited / passed, 4)}
-
-
-class Stop:
-    """Whether the run was asked to stop; where it may end at once, it does."""
-
-    asked = False
-    ending: Run | None = None
-
-    @contextmanager
-    def at_once(self, run: Run) -> Iterator[None]:
-        """Within, a stop need not wait."""
-        self.ending = run
-        try:
-            if self.asked:
-                raise stopped_at(run)
-            yield
-        finally:
-            self.ending = None
-
-    def ask(self) -> None:
-        self.asked = True
-        if self.ending:
-            raise stopped_at(self.ending)
-
-
-@contextmanager
-def stop_signals() -> Iterator[Stop]:
-    """Within, the first Ctrl-C, and any SIGTERM, only ask for a stop; the second Ctrl-C acts as ever.
-
-    A cluster's SIGTERM comes twice to what torchrun started: from the cluster, and from torchrun.
-    """
-    stop = Stop()
-
-    def ask(number: int, frame: Any) -> None:
-        if number == signal.SIGINT:
-            signal.signal(number, before[signal.SIGINT])
-        stop.ask()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -12,7 +12,7 @@ from noisy_clf.files import atomic_write
 class MetricsLog:
     """One JSON object a validation. What a resumed run will write again is dropped first."""
 
-    def __init__(self, path: Path, step: int, tensorboard: bool = False) -> None:
+    def __init__(self, path: Path, step: int, tensorboard: bool) -> None:
         self.path = path
         kept = [line for line in (path.read_text().splitlines() if path.exists() else []) if step_of(line) <= step]
         with atomic_write(path) as temporary:

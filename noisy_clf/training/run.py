@@ -2,9 +2,7 @@
 from __future__ import annotations
 
 import copy
-import errno
 import math
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,15 +14,15 @@ from tqdm import tqdm
 from noisy_clf.checkpoints.model_folder import save_model
 from noisy_clf.datasets.images import Dataset, to_x_0
 from noisy_clf.datasets.order import training_order
-from noisy_clf.training.draws import Draws, augmentation_generators, uniform
 from noisy_clf.errors import UserError
-from noisy_clf.files import atomic_write, versions
+from noisy_clf.execution import dtype_of
+from noisy_clf.files import versions
+from noisy_clf.training.config import TrainingConfig
+from noisy_clf.training.draws import Draws, augmentation_generators, uniform
+from noisy_clf.training.execution import Execution
+from noisy_clf.training.states import take_newest, write_state
 from noisy_clf.training.t_sampling import timestep_sampler
-from noisy_clf.execution import PRECISIONS
-from noisy_clf.training.config import Execution, TrainingConfig
 from noisy_clf.training.task import Task
-
-STATES = "states"
 
 
 class Run:
@@ -58,15 +56,14 @@ class Run:
     def finished(self) -> bool:
         return self.validated == self.step == self.config.iterations
 
-    def positions(self, part: range) -> range:
-        """The positions in training of a part of this step's batch."""
-        first = self.step * self.config.batch_size
+    def positions(self, step: int, part: range) -> range:
+        """The positions in training of a part of that step's batch."""
+        first = step * self.config.batch_size
         return range(first + part.start, first + part.stop)
 
     def read(self, step: int) -> tuple[Tensor, Tensor]:
         """This process's share of a step's batch: (images uint8 [B,C,H,W], y [B]), where the device takes them quickest."""
-        config, share = self.config, self.share
-        positions = range(step * config.batch_size + share.start, step * config.batch_size + share.stop)
+        config, positions = self.config, self.positions(step, self.share)
         indices = training_order(len(self.data.train), config.seed, positions)
         if config.random_crop or config.random_flip:
             batch = self.data.train.augmented(indices, config.augmentation, augmentation_generators(config.seed, positions))
@@ -83,13 +80,13 @@ class Run:
         config, execution, share = self.config, self.execution, self.share
         B, device = config.batch_size, execution.device
         images, y = images.to(device, non_blocking=True), y.to(device, non_blocking=True)
-        t, weight = (drawn.to(device) for drawn in self.timesteps(uniform(config.seed, self.positions(range(B)))))
+        t, weight = (drawn.to(device) for drawn in self.timesteps(uniform(config.seed, self.positions(self.step, range(B)))))
         losses = torch.zeros(B, device=device)
         for part in execution.parts(share, self.task.multiple):
             here = slice(part.start - share.start, part.stop - share.start)
             there = slice(part.start, part.stop)
-            draws = Draws(config.seed, self.positions(part), device)
-            with torch.autocast(device.type, PRECISIONS[config.precision], enabled=config.precision != "float32"), \
+            draws = Draws(config.seed, self.positions(self.step, part), device)
+            with torch.autocast(device.type, dtype_of(config.precision), enabled=config.precision != "float32"), \
                     draws.decide_dropout(self.network):
                 loss = self.task.loss(self.computed, to_x_0(images[here]), y[here], t[there], draws)
             self.scaler.scale((loss * weight[there]).sum() / B).backward()
@@ -145,40 +142,19 @@ class Run:
         return metrics
 
     def save(self) -> None:
-        """Writes the state, then drops those that are older than the last few. Only the first process does."""
-        self.execution.processes.first_does(self.write)
-
-    def write(self) -> None:
-        state = {"step": self.step, "validated": self.validated, "best": self.best, "losses": self.losses,
-                 "network": self.network.state_dict(), "average": self.average.state_dict(),
-                 "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
-                 "timesteps": self.timesteps.state_dict()}
-        with atomic_write(self.folder / STATES / f"step-{self.step:07d}.pt") as temporary, open(temporary, "wb") as file:
-            torch.save(state, file)
-        older = [path for path in states(self.folder) if step_of(path) <= self.step]  # what is newer is damaged: see resume()
-        for path in [*older[self.execution.keep:], *(self.folder / STATES).glob(".step-*.pt.tmp")]:  # those that a kill left
-            path.unlink(missing_ok=True)
+        """Writes the state. Only the first process does."""
+        self.execution.processes.first_does(lambda: write_state(self.folder, self.state(), self.execution.keep))
 
     def resume(self) -> None:
-        """Goes on from the newest state that is whole."""
-        damaged = []
-        for path in states(self.folder):
-            try:
-                self.take(torch.load(path, map_location="cpu", weights_only=True))
-            except (MemoryError, torch.OutOfMemoryError):  # which say nothing against the file
-                raise
-            except Exception as error:  # whatever a damaged or foreign file makes torch raise
-                if isinstance(error, OSError) and error.errno != errno.EINVAL:  # the disk's; EINVAL is a file cut short
-                    raise
-                damaged.append(path)
-                continue
-            if damaged and self.execution.processes.first:
-                print(f"{', '.join(map(str, damaged))} cannot be resumed from: damaged, or of another program; going on from "
-                      f"step {self.step}.", file=sys.stderr)
-            return
-        if damaged:
-            raise UserError(f"{', '.join(map(str, damaged))} cannot be resumed from: damaged, or of another program; "
-                            f"remove {self.folder / STATES} to start this run from the beginning.")
+        """Goes on from the newest state that is whole, if there is any."""
+        take_newest(self.folder, self.take, talk=self.execution.processes.first)
+
+    def state(self) -> dict[str, Any]:
+        """All that the steps to come depend on."""
+        return {"step": self.step, "validated": self.validated, "best": self.best, "losses": self.losses,
+                "network": self.network.state_dict(), "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
+                "timesteps": self.timesteps.state_dict()}
 
     def take(self, state: dict[str, Any]) -> None:
         step, validated = int(state["step"]), int(state["validated"])
@@ -189,16 +165,6 @@ class Run:
         self.scaler.load_state_dict(state["scaler"])
         self.timesteps.load_state_dict(state["timesteps"])
         self.step, self.validated, self.best, self.losses = step, validated, best, losses
-
-
-def states(folder: Path) -> list[Path]:
-    """The training states in a run's folder, the newest first; a copy by another name is none."""
-    found = [path for path in (folder / STATES).glob("step-*.pt") if path.stem.removeprefix("step-").isdecimal()]
-    return sorted(found, key=step_of, reverse=True)
-
-
-def step_of(state: Path) -> int:
-    return int(state.stem.removeprefix("step-"))
 
 
 def diverged(what: str, loss: float, step: int) -> UserError:

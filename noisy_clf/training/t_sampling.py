@@ -7,28 +7,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from noisy_clf.errors import UserError
-
-KINDS = "uniform, importance, beta:A,B (of t/T), levels:LOW,HIGH (uniform between these t/T)"
+from noisy_clf.training.config import read_t_sampling
 
 
-def timestep_sampler(kind: str, T: int) -> TimestepSampler:
+def timestep_sampler(text: str, T: int) -> TimestepSampler:
     """From how it is written on the command line."""
-    name, _, numbers = kind.partition(":")
-    try:
-        given = [float(number) for number in numbers.split(",")] if numbers else []
-    except ValueError:
-        given = [math.nan]
-    if name == "uniform" and not numbers:
+    kind, numbers = read_t_sampling(text)
+    if kind == "uniform":
         return TimestepSampler(torch.ones(T))
-    if name == "importance" and not numbers:
+    if kind == "importance":
         return ImportanceSampler(T)
-    if name == "beta" and len(given) == 2 and all(0 < number < math.inf for number in given):
-        return TimestepSampler(beta_masses(T, *given))
-    if name == "levels" and len(given) == 2 and 0 <= given[0] <= given[1] <= 1:
-        t = torch.arange(T, dtype=torch.float64)
-        return TimestepSampler((t >= min(math.floor(given[0] * T + 1e-6), T - 1)) & (t <= given[1] * T + 1e-6))
-    raise UserError(f"t-sampling cannot be {kind!r}; it is one of: {KINDS}, such as beta:1,2 or levels:0,0.6.")
+    if kind == "beta":
+        return TimestepSampler(beta_masses(T, *numbers))
+    low, high = numbers
+    t = torch.arange(T, dtype=torch.float64)
+    return TimestepSampler((t >= min(math.floor(low * T + 1e-6), T - 1)) & (t <= high * T + 1e-6))
 
 
 def beta_masses(T: int, a: float, b: float) -> Tensor:

@@ -23,6 +23,7 @@ class Task:
     multiple          samples that a loss takes together: a batch's parts begin at multiples of it
     parameter_groups  for the optimizer, each with an "lr_scale"; none: all parameters alike
     options           what else makes the run what it is
+    defaults          of the "model" and the "training" of a run's options: what counts for those that an older run's lack
     """
 
     network: nn.Module
@@ -33,3 +34,4 @@ class Task:
     multiple: int = 1
     parameter_groups: list[dict[str, Any]] | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    defaults: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -59,17 +59,17 @@ def test_bare_files_draw_what_the_same_models_as_folders_draw(how):
 
 def test_the_manifest_has_digests_and_configurations_and_keeps_other_settings_out():
     drawn("out", *CONFIGS, *BARE)
-    options = json.loads(Path("out/manifest.json").read_text())["options"]
-    assert options["model_digest"] == file_digest(Path("model.pt"))
-    assert options["classifier_digest"] == file_digest(Path("classifier.pt"))
-    assert options["model_config"]["network"]["heads"] == 1 and options["model_config"]["schedule"]["T"] == 50
-    assert options["classifier_config"]["network"]["head_channels"] == 64
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    assert manifest["digests"] == {"model": file_digest(Path("model.pt")), "classifier": file_digest(Path("classifier.pt"))}
+    configs = manifest["configs"]
+    assert configs["model"]["network"]["heads"] == 1 and configs["model"]["schedule"]["T"] == 50
+    assert configs["classifier"]["network"]["head_channels"] == 64
     for changed, words in (({"variance": "learned"}, "variance 'learned_range' there, 'learned' now"),
                            ({"predicts": "velocity"}, "predicts 'eps' there, 'velocity' now"),
-                           ({"rescaled_t": True}, "rescaled_t None there, True now")):
+                           ({"rescaled_t": True}, "rescaled_t False there, True now")):
         Path("model.json").write_text(json.dumps(DENOISER | changed))
         assert_refused(run("--out", "out", "--num-samples", 6, "--steps", 5, "--scale", 3, *CONFIGS, *BARE),
-                       f"out holds another run's results (model_config.{words})")
+                       f"out holds another run's results (configs.model.{words})")
 
 
 def test_a_network_without_classes_needs_no_classifier():
@@ -92,7 +92,7 @@ def test_what_is_lacking_is_asked_for_with_the_options_that_bring_it():
     (["--model", "model_folder", *CONFIGS[:2]], "model_folder brings settings of its own"),
     (["--model", "model_folder/model.safetensors", *CONFIGS[:2]], "give the folder, model_folder."),
     (["--model", "digits", *CONFIGS[:2]], "digits brings settings of its own; settings are for bare .pt files"),
-    (["--model", "imagenet64", *CONFIGS[:2]], "imagenet64 brings settings of its own; leave out --model-config"),
+    (["--model", "imagenet64", *CONFIGS[:2]], "imagenet64 brings settings of its own; settings are for bare .pt files"),
     ([*CONFIGS, "--model", "model.pt", "--classifier", "digits"], "digits brings settings of its own"),
     ([*CONFIGS, "--model", "model.pt", "--classifier", "imagenet64"], "imagenet64 brings settings of its own"),
     (["--model", "nowhere.pt", *CONFIGS[:2]], "there is no denoiser 'nowhere.pt'"),

@@ -11,14 +11,15 @@ from safetensors.torch import load_file, save_file
 
 from guided_sample.loaders import load_model
 from guided_sample.loaders.diffusers_folder import load_diffusers_folder
-from guided_sample.posterior import reverse_steps
-from guided_sample.samplers import ddim, ddpm
-from guided_sample.steps import kept_timesteps
+from guided_sample.samplers.ddim import ddim
+from guided_sample.samplers.ddpm import ddpm
+from guided_sample.steps import steps
 from noisy_clf.checkpoints.model_folder import file_digest
 from noisy_clf.errors import UserError
 from noisy_clf.checkpoints.diffusers_scheduler import is_diffusers_folder
 from noisy_clf.schedule import NoiseSchedule
 from tests.reference import relative_error, with_drawn_weights
+from tests.seam import adm, run
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -167,10 +168,10 @@ def test_ddpm_walks_with_ddpm_scheduler(variance, prediction, clip, monkeypatch)
     stream, their_stream = iter(draws), iter(draws[1:])
     monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: next(their_stream))
     scheduler.set_timesteps(10)
-    steps = reverse_steps(denoiser.schedule, kept_timesteps("ddim10", 1000))
-    assert scheduler.timesteps.tolist() == [step.t for step in steps]
+    chain = steps("ddim10", denoiser.schedule)
+    assert scheduler.timesteps.tolist() == [step.t for step in chain]
     x_t, errors = draws[0], []
-    for t, moment in zip(scheduler.timesteps, ddpm(denoiser, steps, None, lambda: next(stream), clip=clip)):
+    for t, moment in zip(scheduler.timesteps, run(ddpm, adm(denoiser, clipped=clip), chain, lambda: next(stream))):
         with torch.no_grad():
             theirs = scheduler.step(unet(x_t, t).sample, t, x_t)
         x_t = theirs.prev_sample
@@ -188,10 +189,10 @@ def test_ddim_walks_with_ddim_scheduler(prediction, eta, clip):
     draws = torch.randn(10, 3, 2, 16, 16, generator=torch.Generator().manual_seed(0))
     stream, their_noise = iter(draws), [*draws[1:], torch.zeros(3, 2, 16, 16)]  # the last step of neither has noise
     scheduler.set_timesteps(10)
-    steps = reverse_steps(denoiser.schedule, kept_timesteps("ddim10", 1000))
-    assert scheduler.timesteps.tolist() == [step.t for step in steps]
+    chain = steps("ddim10", denoiser.schedule)
+    assert scheduler.timesteps.tolist() == [step.t for step in chain]
     x_t, errors = draws[0], []
-    moments = ddim(denoiser, steps, None, lambda: next(stream), clip=clip, eta=eta)
+    moments = run(ddim, adm(denoiser, clipped=clip), chain, lambda: next(stream), eta=eta)
     for t, moment, noise in zip(scheduler.timesteps, moments, their_noise):
         with torch.no_grad():
             theirs = scheduler.step(unet(x_t, t).sample, t, x_t, eta, use_clipped_model_output=True, variance_noise=noise)

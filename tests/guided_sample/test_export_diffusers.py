@@ -9,15 +9,15 @@ import torch
 from guided_sample.denoiser import Denoiser
 from guided_sample.loaders import load_denoiser
 from guided_sample.loaders.diffusers_folder import load_diffusers_folder
-from guided_sample.posterior import reverse_steps
-from guided_sample.samplers import ddpm
-from guided_sample.steps import kept_timesteps
+from guided_sample.samplers.ddpm import ddpm
+from guided_sample.steps import steps
 from noisy_clf.errors import UserError
 from noisy_clf.schedule import NoiseSchedule
 from scripts.export_diffusers import export, main
 from tests.commands import assert_refused, invoke
 from tests.conftest import stored, tiny_denoiser
 from tests.reference import relative_error
+from tests.seam import adm, run
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -88,7 +88,7 @@ def test_diffusers_draws_the_digits(monkeypatch):
     for module in ("schedulers.scheduling_ddpm", "pipelines.ddpm.pipeline_ddpm"):
         monkeypatch.setattr(f"diffusers.{module}.randn_tensor", lambda *_, **__: next(their_stream))
     theirs = pipeline(batch_size=2, num_inference_steps=20, output_type="pt").images
-    *_, last = ddpm(denoiser, reverse_steps(denoiser.schedule, kept_timesteps("20", 1000)), None, lambda: next(stream))
+    *_, last = run(ddpm, adm(denoiser), steps("20", denoiser.schedule), lambda: next(stream))
     torch.testing.assert_close(theirs, (last.x_t.clamp(-1, 1) + 1) / 2, rtol=0, atol=1e-3)
 
 

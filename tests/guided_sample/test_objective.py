@@ -6,8 +6,9 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from guided_sample.denoiser import x0_from_eps
-from guided_sample.training.denoiser_task import bound_term, denoiser_task, gaussian_kl, pixel_log_prob
-from guided_sample.posterior import learned_log_variance, step_table
+from guided_sample.training.denoiser_task import bound_term, denoiser_task, gaussian_kl, pixel_log_prob, steps_from
+from guided_sample.posterior import learned_log_variance
+from guided_sample.steps import step_table
 from noisy_clf.datasets import load_dataset
 from noisy_clf.datasets.images import to_x_0
 from noisy_clf.training.draws import Draws
@@ -24,7 +25,7 @@ def test_hybrid_loss_is_that_of_guided_diffusion():
     x_t = schedule.add_noise(x_0, t, eps)
     eps_hat, v = unet("legacy_order")(x_t, t).split(3, dim=1)
     torch.testing.assert_close((eps - eps_hat).square().flatten(1).mean(dim=1), expected["mse"], rtol=1e-5, atol=0)
-    step = step_table(schedule, range(1000)).at(t)
+    step = steps_from(t, step_table(schedule, range(1000)))
     term = bound_term(step, x_0, x_t, x0_from_eps(schedule, x_t, t, eps_hat), learned_log_variance(step, "learned_range", v))
     torch.testing.assert_close(term, expected["vb"], rtol=1e-5, atol=0)
 
@@ -50,7 +51,7 @@ def test_the_bounds_terms_vanish_where_the_reverse_step_is_exact():
     """With x_0 known and the posterior's own variance, KL(q || p) is 0 at every step but the last."""
     x_0 = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
     t = torch.tensor([0, 1, 40])
-    step = step_table(SCHEDULE, range(50)).at(t)
+    step = steps_from(t, step_table(SCHEDULE, range(50)))
     x_t = SCHEDULE.add_noise(x_0, t, torch.ones_like(x_0))
     exact = learned_log_variance(step, "learned_range", -torch.ones_like(x_0))
     terms = bound_term(step, x_0, x_t, x_0, exact)
@@ -88,7 +89,7 @@ def test_hybrid_loss_teaches_eps_by_the_simple_loss_alone():
     output = denoiser.network(SCHEDULE.add_noise(x_0, t, eps), t)
     simple_gradient, = torch.autograd.grad((eps - output[:, :1]).square().mean(), last_bias)
     torch.testing.assert_close(hybrid_gradient[0], simple_gradient[0])
-    x_t, step = SCHEDULE.add_noise(x_0, t, eps), step_table(SCHEDULE, range(50)).at(t)
+    x_t, step = SCHEDULE.add_noise(x_0, t, eps), steps_from(t, step_table(SCHEDULE, range(50)))
     log_variance = learned_log_variance(step, "learned_range", output[:, 1:])
     bound = 50 * bound_term(step, x_0, x_t, x0_from_eps(SCHEDULE, x_t, t, output[:, :1]), log_variance)  # a sum of 50 terms
     torch.testing.assert_close(hybrid, ((eps - output[:, :1]).square().flatten(1).mean(dim=1) + 0.001 * bound).mean())

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from guided_sample.folder import to_pixels
+from guided_sample.guides.classifier import log_prob
+from guided_sample.plan import to_pixels
 from tests.commands import assert_refused, run, sample
 from tests.conftest import NAMES, stored, tiny_classifier, tiny_denoiser
 
@@ -25,8 +26,8 @@ def test_a_runs_folder(denoiser_folder):
         assert np.array_equal(np.asarray(Image.open(out / f"{index:06d}.png")), images[index, :, :, 0])
     assert Image.open(out / "grid.png").size == (2 * 68 + 4, 3 * 68 + 4)  # a column for each class
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["options"]["scale"] == 2.0 and manifest["options"]["timesteps"] == [0, 12, 24, 37, 49]
-    assert len(manifest["options"]["model_digest"]) == 64 and manifest["num_samples"] == 6
+    assert manifest["request"]["scale"] == 2.0 and manifest["request"]["steps"] == "5"
+    assert len(manifest["digests"]["model"]) == 64 and manifest["num_samples"] == 6
     assert manifest["last_run"]["images_per_second"] > 0 and {"torch", "numpy"} <= set(manifest["versions"])
 
 
@@ -35,7 +36,7 @@ def test_log_prob_is_the_classifiers_of_the_picture_at_t_0(denoiser_folder, clip
     out = sample(denoiser_folder, "--class", "2", clip)
     for line in map(json.loads, (out / "samples.jsonl").read_text().splitlines()):
         x_0 = torch.from_numpy(np.array(Image.open(out / f"{line['index']:06d}.png"))).float()[None, None] / 127.5 - 1
-        exact = tiny_classifier().log_prob(x_0, torch.tensor([0]), torch.tensor([2])).item()
+        exact = log_prob(tiny_classifier(), x_0, torch.tensor([0]), torch.tensor([2])).item()
         assert line["log_prob"] == pytest.approx(exact, abs=1e-3)  # the PNG is rounded to grey levels
 
 
@@ -76,9 +77,9 @@ def test_scale_0_and_class_none_are_the_same_unguided_images(denoiser_folder):
 
 
 @pytest.mark.parametrize("sampler, option, name", [
-    ("ddpm", ["--seed", 1], "seed"), ("ddpm", ["--grad-at", "mean"], "grad_at"), ("ddpm", ["--no-clip"], "clip"),
+    ("ddpm", ["--seed", 1], "seed"), ("ddpm", ["--grad-at", "mean"], "grad_at"), ("ddpm", ["--no-clip"], "threshold"),
     ("ddpm", ["--precision", "bf16"], "precision"), ("ddpm", ["--class", "random"], "class"),
-    ("ddim", ["--scale", 5], "scale"), ("ddim", ["--no-clip"], "clip"), ("ddim", ["--eta", 1], "eta"),
+    ("ddim", ["--scale", 5], "scale"), ("ddim", ["--threshold", "none"], "threshold"), ("ddim", ["--eta", 1], "eta"),
 ])
 def test_every_option_changes_the_images_and_the_run(denoiser_folder, sampler, option, name):
     out = sample(denoiser_folder, "--sampler", sampler)

@@ -5,14 +5,13 @@ import pytest
 import torch
 
 from guided_sample.denoiser import unet_denoiser
-from guided_sample.guidance import ClassifierGuidance
-from guided_sample.posterior import reverse_steps
-from guided_sample.samplers import ddim, ddpm
-from guided_sample.steps import kept_timesteps
+from guided_sample.samplers import SAMPLERS
+from guided_sample.steps import kept_timesteps, steps
 from guided_sample.unet import UNet
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.schedule import NoiseSchedule
 from tests.reference import INDEX, arrays, encoder, relative_error, unet, with_drawn_weights
+from tests.seam import adm, classified, run
 
 
 @pytest.mark.parametrize("name", INDEX["unet"])
@@ -32,8 +31,8 @@ def test_unet_that_resamples_by_mean_and_nearest_neighbour():
 
 @pytest.mark.parametrize("spec", INDEX["respacing"])
 def test_timesteps(spec):
-    T, _, steps = spec.partition(":")
-    assert kept_timesteps(steps, int(T)) == INDEX["respacing"][spec]
+    T, _, kept = spec.partition(":")
+    assert kept_timesteps(kept, int(T)) == INDEX["respacing"][spec]
 
 
 @pytest.mark.parametrize("name", INDEX["samplers"])
@@ -43,17 +42,14 @@ def test_trajectory(name):
     schedule = NoiseSchedule.named(theirs["schedule"], theirs["T"])
     denoiser = unet_denoiser(unet(theirs["unet"]), schedule, theirs["variance"])
     classifier = NoisyClassifier(encoder(theirs["encoder"]), schedule, tuple("0123456789"))
-    guide = ClassifierGuidance(classifier, expected["y"], theirs["scale"])
+    y = expected["y"]
+    model = adm(denoiser, classified(classifier, y, theirs["scale"]), y=y if denoiser.network.config.num_classes else None,
+                clipped=theirs["clip_denoised"])
+    chain = steps(theirs["respacing"], schedule)
+    assert [step.t for step in chain] == theirs["timesteps"][::-1]
     draws = iter([expected["x_T"], *expected["noise"]])
-    y = expected["y"] if denoiser.network.config.num_classes else None
-    steps = reverse_steps(schedule, kept_timesteps(theirs["respacing"], theirs["T"]))
-    assert [step.t for step in steps] == theirs["timesteps"][::-1]
-
-    if theirs["method"] == "ddpm":
-        moments = ddpm(denoiser, steps, guide, lambda: next(draws), y, theirs["clip_denoised"])
-    else:
-        moments = ddim(denoiser, steps, guide, lambda: next(draws), y, theirs["clip_denoised"], theirs["eta"])
-    moments = list(moments)
+    knobs = {"eta": theirs["eta"]} if theirs["method"] == "ddim" else {}
+    moments = run(SAMPLERS[theirs["method"]].load(), model, chain, lambda: next(draws), **knobs)
 
     assert len(moments) == len(expected["x"])
     for moment, x, pred_x0 in zip(moments, expected["x"], expected["pred_x0"]):

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from guided_sample.loaders import load_denoiser
-from guided_sample.folder import OutputFolder
-from noisy_clf.classifier import NoisyClassifier
+from guided_sample import plan
+from guided_sample.folder import RunFolder
+from guided_sample.guides.classifier import log_prob
 from noisy_clf.schedule import NoiseSchedule
 from tests.commands import assert_refused, contents, run, sample
 from tests.conftest import stored, tiny_classifier, tiny_denoiser
@@ -87,7 +88,7 @@ def test_models_that_do_not_fit_or_are_damaged(denoiser_folder, classifier_folde
     ({"cleverness": 9}, {}, "foreign: unknown setting cleverness"),
     ({"in_channels": "1"}, {}, "foreign: in_channels must be a whole number of at least 1, not '1'"),
     ({"out_channels": 2.0}, {}, "foreign: out_channels must be a whole number of at least 1, not 2.0"),
-    ({}, {"class_names": ["a"]}, "foreign: the denoiser has 0 classes but 1 class names"),
+    ({}, {"class_names": ["a"]}, "foreign is class-conditional and cannot be sampled without a class"),
     ({}, {"class_names": 3}, "foreign/config.json: class_names is not a list of names"),
     ({}, {"class_names": [3]}, "foreign/config.json: class_names is not a list of names"),
     ({}, {"sampling": 3}, "foreign: "),
@@ -101,6 +102,12 @@ def test_a_foreign_configuration_is_refused(network, more, message):
     config["network"] |= network
     (foreign / "config.json").write_text(json.dumps(config | more))
     assert_refused(run("--model", foreign, "--class", "none"), message)
+
+
+def test_class_names_that_the_network_does_not_have_are_refused():
+    stored(tiny_denoiser(), Path("foreign"), class_names=["a"])
+    assert_refused(run("--model", "foreign", "--class", "0", "--scale", 0),
+                   "foreign: the denoiser has 0 classes but 1 class names")
 
 
 def test_a_denoiser_that_draws_nan_ends_in_a_sentence_and_stores_nothing():
@@ -121,20 +128,19 @@ def test_nan_in_the_gradient_names_t_and_samples(denoiser_folder):
     broken.network.out[2].c_proj.weight.data.fill_(float("nan"))
     stored(broken, Path("broken"))
     result = run("--model", denoiser_folder, "--classifier", "broken", "--num-samples", 3, "--out", "out")
-    assert_refused(result, "the guidance gradient is not finite at t = 49 for sample 0, 1, 2")
+    assert_refused(result, "the log-density of the classifier, or its gradient, is not finite at t = 49 for sample 0, 1, 2")
     assert not list(Path("out").glob("*.png"))
 
 
 def test_nan_in_the_gradient_of_a_later_batch_names_the_sample_and_keeps_the_earlier_ones(denoiser_folder, monkeypatch):
-    log_prob = NoisyClassifier.log_prob
-    monkeypatch.setattr(NoisyClassifier, "log_prob", lambda self, x, t, y: (
-        log_prob(self, x, t, y) * torch.where(y == 2, float("nan"), 1.0)))
+    monkeypatch.setattr(plan, "log_prob_of", lambda classifier, y: lambda look: (
+        log_prob(classifier, look.x_t, look.t, y) * torch.where(y == 2, float("nan"), 1.0)))
     assert_refused(run("--model", denoiser_folder, "--class", "0,1,2", "--num-samples", 6, "--batch-size", 2, "--out", "out"),
                    "not finite at t = 49 for sample 2;")
     assert len(list(Path("out").glob("0*.png"))) == 2
 
 
 def test_a_full_disk_at_the_very_end_keeps_the_images(denoiser_folder, monkeypatch):
-    monkeypatch.setattr(OutputFolder, "_write_npz", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full", "out/x")))
+    monkeypatch.setattr(RunFolder, "_write_npz", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full", "out/x")))
     assert_refused(run("--model", denoiser_folder, "--num-samples", 2, "--out", "out"), "the disk is full: out/x")
     assert len(list(Path("out").glob("0*.png"))) == 2

@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 import torch
 
-from guided_sample.loaders import Advice, load_model
-from guided_sample.loaders.released import MODELS
+from guided_sample.advice import Advice
+from guided_sample.loaders import load_model
+from guided_sample.released import MODELS
 from guided_sample.unet import UNet, UNetConfig
 from noisy_clf import imagenet
-from noisy_clf.classifier import class_index
+from noisy_clf.class_names import class_index
 from noisy_clf.cli.train import train_noisy_clf
 from noisy_clf.networks.encoder_unet import EncoderUNet, EncoderUNetConfig
 from noisy_clf.errors import UserError
-from noisy_clf.checkpoints.download import SOURCE
+from noisy_clf.checkpoints.cache import SOURCE
 from noisy_clf.checkpoints.released import CLASSIFIERS, DENOISERS, RELEASED, shapes_digest
 from noisy_clf.schedule import NoiseSchedule
 from tests.commands import assert_refused, invoke, run
@@ -116,8 +117,8 @@ def test_the_first_command_of_the_readme(asked: list[str]):
     before = images(folder)
     assert len(before) == 16 and Path("cache/256x256_diffusion_uncond.pt.sha256").exists()
     assert {(line["class"], line["class_name"]) for line in lines(folder)} == {(207, "golden retriever")}
-    options = json.loads(Path(folder, "manifest.json").read_text())["options"]
-    assert options["scale"] == 10 and len(options["timesteps"]) == 250 and options["class"] == [207]
+    request = json.loads(Path(folder, "manifest.json").read_text())["request"]
+    assert request["scale"] == 10 and request["steps"] == "250" and request["class"] == [207]
     guided, unguided = (run("--class", 207, "--scale", scale, "--out", f"out{scale}", *FEW) for scale in (10, 0))
     assert guided.exit_code == unguided.exit_code == 0 and images("out10") != images("out0")  # it does guide
 
@@ -150,13 +151,13 @@ def test_the_published_defaults_are_what_a_command_without_scale_and_steps_takes
     def options(*arguments: object) -> dict[str, Any]:
         result = run("--class", 3, "--num-samples", 1, "--no-check", "--out", "out", *arguments)
         assert result.exit_code == 0, result.output
-        found = json.loads(Path("out/manifest.json").read_text())["options"]
+        found = json.loads(Path("out/manifest.json").read_text())["request"]
         Path("out").rename(f"out{len(list(Path().glob('out*')))}")
         return found
 
     assert options("--sampler", "ddim")["scale"] == 10
     found = options("--model", "imagenet256", "--sampler", "ddim")
-    assert found["scale"] == 2.5 and len(found["timesteps"]) == 25
+    assert found["scale"] == 2.5 and found["steps"] == "ddim25"
     assert options("--model", "imagenet256", "--steps", 2)["scale"] == 1
     assert options("--model", "imagenet64", "--steps", 2)["scale"] == 0
 
@@ -279,9 +280,9 @@ def test_a_file_that_the_mirror_has_not():
 
 def test_released_models_bring_their_own_settings():
     for options in (["--model-config", "imagenet64"], ["--model-flags", "--image_size 64"]):
-        assert_refused(run("--model", "imagenet256", *options, *FEW), "imagenet256 brings settings of its own; leave out")
+        assert_refused(run("--model", "imagenet256", *options, *FEW), "imagenet256 brings settings of its own; settings are")
     for options in (["--classifier-config", "imagenet64"], ["--classifier-flags", "--image_size 64"]):
-        assert_refused(run("--class", 3, *options, *FEW), "imagenet256 brings settings of its own; leave out --classifier-")
+        assert_refused(run("--class", 3, *options, *FEW), "imagenet256 brings settings of its own; settings are")
 
 
 def test_an_upsampler_is_no_first_stage():
@@ -294,7 +295,7 @@ def test_a_released_models_settings_serve_a_file_of_any_name(tiny_files: Path):
     known, mine = load_model("imagenet64"), load_model("mine.pt", DENOISERS["imagenet64"].settings)
     assert mine.config == known.config and mine.digest == known.digest
     assert load_model("cache/64x64_diffusion.pt").config == known.config  # recognised by its name and its tensors
-    with pytest.raises(UserError, match="if the file is the released imagenet64, --model-config imagenet64"):
+    with pytest.raises(UserError, match="if the file is the released imagenet64, imagenet64 in that file's place"):
         load_model("mine.pt")
 
 

@@ -76,7 +76,8 @@ def test_the_same_run_by_other_words_goes_on(denoiser_folder):
     result = run("--model", "moved/", "--num-samples", 6, "--out", "out", "--class", "apple", "--class", "plum")
     assert result.exit_code == 0 and "0/0" in result.output, result.output
     assert contents(Path("out")) == before
-    assert json.loads(Path("out/manifest.json").read_text()) == finished | {"model": "moved/"}  # the speed of the drawing stays
+    moved = {"request": finished["request"] | {"model": "moved/"}}
+    assert json.loads(Path("out/manifest.json").read_text()) == finished | moved  # the speed of the drawing stays
 
 
 def test_what_is_no_line_of_a_sample_is_passed_over(denoiser_folder):
@@ -103,5 +104,5 @@ def test_a_folder_where_nothing_was_finished_takes_other_options(denoiser_folder
     Path("out").mkdir()
     Path("out/.manifest.json.tmp").write_text("{")  # killed while it claimed the folder
     assert_refused(run("--model", denoiser_folder, "--num-samples", 3, "--out", "out", "--scale", "1e38"),
-                   "try a smaller --scale")
+                   "try a smaller scale")
     assert run("--model", denoiser_folder, "--num-samples", 3, "--out", "out", "--scale", "1").exit_code == 0

@@ -10,7 +10,7 @@ from tests.commands import invoke, run
 
 
 TINY = ["--image-size", 8, "--channels", 32, "--channel-mult", "1", "--attention-at", "", "--iterations", 4, "--batch-size", 4,
-        "--validate-every", 4, "--timesteps", 20]
+        "--validate-every", 4, "--T", 20]
 
 
 @pytest.mark.parametrize("variance, outputs", [("learned_range", 2), ("fixed_small", 1)])

@@ -17,19 +17,19 @@ from torch.testing import assert_close
 
 from guided_sample.denoiser import unet_denoiser
 from guided_sample.loaders import load_model
-from noisy_clf.noise import SampleNoise
-from guided_sample.folder import to_pixels
-from guided_sample.posterior import reverse_steps
-from guided_sample.run import Experiment
-from guided_sample.samplers import ddim
-from guided_sample.steps import kept_timesteps
+from guided_sample.plan import Plan, to_pixels
+from guided_sample.samplers.ddim import ddim
+from guided_sample.steps import kept_timesteps, steps
 from guided_sample.unet import UNet, UNetConfig
 from guided_sample.upsample import enlarging
 from noisy_clf.networks.encoder_unet import EncoderUNet, EncoderUNetConfig
 from noisy_clf.checkpoints.released import RELEASED, ReleasedFile, shapes_digest
+from noisy_clf.noise import SampleNoise
 from tests.commands import assert_refused, contents, run
 from tests.conftest import NAMES, stored, tiny_classifier, tiny_denoiser
 from tests.reference import with_drawn_weights
+from tests.seam import adm, last
+from tests.seam import run as sampled
 
 TINY: dict[str, Any] = {"channels": 32, "channel_mult": (1,), "res_blocks": 1, "head_channels": 32}
 LARGE = Path("out/upsampled")
@@ -107,9 +107,9 @@ def enlarged_by_hand(folder: Path, indices: Sequence[int], seed: int, labels: Se
     images = np.stack([pixels(folder / f"{i:06d}.png") for i in indices])
     small = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
     noise = SampleNoise(seed, indices, (3, 16, 16), torch.device("cpu"), stream=(2,))
-    steps = reverse_steps(upsampler.schedule, kept_timesteps("ddim4", 1000))
-    *_, last = ddim(enlarging(upsampler, small), steps, None, noise, torch.tensor(labels), eta=1.0)
-    return to_pixels(last.x_t.clamp(-1, 1))
+    model = adm(enlarging(upsampler, small), y=torch.tensor(labels))
+    x_0 = last(sampled(ddim, model, steps("ddim4", upsampler.schedule), noise, eta=1.0))
+    return to_pixels(x_0.clamp(-1, 1))
 
 
 def test_the_large_images_come_from_this_runs_own_pngs_with_its_labels():
@@ -122,7 +122,8 @@ def test_the_large_images_come_from_this_runs_own_pngs_with_its_labels():
     lines = [json.loads(line) for line in (LARGE / "samples.jsonl").read_text().splitlines()]
     assert [(line["class"], line["class_name"]) for line in lines] == [(1, "pear"), (2, "plum")] * 2
     manifest = json.loads((LARGE / "manifest.json").read_text())
-    assert manifest["upsampler"] == "imagenet64-256" and manifest["options"]["upsampler_config"]["network"]["in_channels"] == 6
+    assert manifest["request"]["upsample"] == "imagenet64-256"
+    assert manifest["configs"]["upsample"]["network"]["in_channels"] == 6
     with np.load(LARGE / "samples.npz") as archive:
         assert archive["arr_0"].shape == (4, 16, 16, 3) and archive["arr_1"].tolist() == [1, 2, 1, 2]
 
@@ -155,17 +156,17 @@ def test_stopped_in_either_stage_and_run_again_equals_uninterrupted(stage: int, 
     arguments = ["--num-samples", 5, "--batch-size", 2]
     whole = [contents(folder) for folder in (drawn(*arguments), Path("out"))]
     shutil.rmtree("out")
-    draw, drawn_batches = Experiment.draw, [0, 0]
+    draw, drawn_batches = Plan.draw, [0, 0]
 
-    def stop_at_the_second_batch(self: Experiment, *args: Any, **more: Any) -> Any:
-        at_work = 2 if self.small is not None else 1
+    def stop_at_the_second_batch(self: Plan, *args: Any, **more: Any) -> Any:
+        at_work = 2 if self.request.upsample else 1
         drawn_batches[at_work - 1] += 1
         if at_work == stage and drawn_batches[at_work - 1] == 2:
             raise KeyboardInterrupt
         return draw(self, *args, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Experiment, "draw", stop_at_the_second_batch)
+        patch.setattr(Plan, "draw", stop_at_the_second_batch)
         assert_refused(run("--model", "imagenet64", "--upsample", *FAST, *arguments), message)
     assert [contents(folder) for folder in (drawn(*arguments), Path("out"))] == whole
 
@@ -183,7 +184,7 @@ def test_more_samples_are_added_to_both_stages():
 @pytest.mark.parametrize("model, upsampler", [("imagenet64", "imagenet64-256"), ("imagenet128", "imagenet128-512")])
 def test_each_released_model_finds_its_upsampler(model: str, upsampler: str):
     drawn("--num-samples", 1, model=model)
-    assert json.loads((LARGE / "manifest.json").read_text())["upsampler"] == upsampler
+    assert json.loads((LARGE / "manifest.json").read_text())["request"]["upsample"] == upsampler
 
 
 def test_another_upsampler_in_the_same_folder_is_refused(monkeypatch: pytest.MonkeyPatch):
@@ -193,7 +194,7 @@ def test_another_upsampler_in_the_same_folder_is_refused(monkeypatch: pytest.Mon
     network.out[2].bias.data += 1
     release("imagenet128-512", "denoiser", network, monkeypatch, image_size=16, small_size=8, class_names=list(NAMES))
     assert_refused(run("--model", "imagenet64", *FAST, "--num-samples", 1, "--upsample", "imagenet128-512"),
-                   "out/upsampled holds another run's results (upsampler_digest")
+                   "out/upsampled holds another run's results (digests.upsample")
     assert contents(LARGE) == before
 
 
@@ -217,7 +218,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_drawn():
     larger = stored(tiny_denoiser(linear, in_channels=3, out_channels=6, image_size=16), Path("larger"))
     guides = stored(tiny_classifier(linear, names=("a", "b"), in_channels=3), Path("guides"))
 
-    assert_refused(refused("--model", "imagenet64", "--upsample", own), "the model given as --upsample is no upsampler; try")
+    assert_refused(refused("--model", "imagenet64", "--upsample", own), "own, given as --upsample, is no upsampler; try")
     assert_refused(refused("--model", "imagenet64", "--upsample", "digits"), "is no upsampler")
     assert_refused(refused("--model", own, "--upsample"), "own has no upsampler of its own; name one: --upsample imagenet64-")
     assert_refused(refused("--model", "imagenet64", "--upsample", "nothing"), "there is no denoiser 'nothing'")
@@ -243,3 +244,37 @@ def test_an_own_bare_upsampler_takes_its_settings_from_upsample_config(tmp_path)
     assert result.exit_code == 0, result.output
     assert Image.open("out/upsampled/000001.png").size == (16, 16)
     assert_refused(run(*arguments[:-2], "--upsample-config", "up.toml"), "--upsample-config is given and --upsample is not")
+
+
+def in_the_words_of_3d14213(folder: Path) -> None:
+    """The folder's manifest as that release wrote it, and its last two images not yet drawn."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    request, digests, configs = manifest.pop("request"), manifest.pop("digests"), manifest.pop("configs")
+    spec = request.get("upsample_steps", request["steps"])
+    options = {"model_digest": digests["model"], "model_config": configs["model"],
+               "classifier_digest": digests.get("classifier"), "classifier_config": configs.get("classifier"),
+               "class": request["class"], "scale": request["scale"], "sampler": request["sampler"],
+               "timesteps": kept_timesteps(spec, 1000), "eta": request["eta"], "grad_at": request["grad_at"],
+               "clip": request["threshold"] == "static", "seed": request["seed"], "precision": request["precision"]}
+    about = {"model": request["model"], "classifier": request.get("classifier")}
+    if "upsample" in digests:
+        options |= {"upsampler_digest": digests["upsample"], "upsampler_config": configs["upsample"]}
+        about = {"upsampler": request["upsample"]}
+    (folder / "manifest.json").write_text(json.dumps({"options": options, "versions": manifest["versions"], **about}))
+    for index in (2, 3):
+        (folder / f"{index:06d}.png").unlink()
+
+
+def test_half_finished_stages_of_an_older_release_go_on():
+    whole = [contents(folder) for folder in (drawn("--num-samples", 4, "--batch-size", 2), Path("out"))]
+    for folder in (LARGE, Path("out")):
+        in_the_words_of_3d14213(folder)
+    assert [contents(folder) for folder in (drawn("--num-samples", 4, "--batch-size", 2), Path("out"))] == whole
+
+
+def test_a_manifest_of_enlarged_images_draws_both_stages_again():
+    whole = [contents(folder) for folder in (drawn("--num-samples", 3), Path("out"))]
+    Path("out").rename("first")
+    result = run("--request", "first/upsampled/manifest.json", "--out", "out", "--no-check")
+    assert result.exit_code == 0, result.output
+    assert [contents(folder) for folder in (LARGE, Path("out"))] == whole

@@ -4,12 +4,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from noisy_clf.classifier import NoisyClassifier, class_index
+from guided_sample.guides.classifier import log_prob
+from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.errors import UserError
 from tests.noisy_clf.conftest import tiny_network
-
-NAMES = ("Tench", "goldfish", "great white shark", "tiger shark")
-MANY = tuple(f"class-{i}" for i in range(1000))
 
 
 def test_log_prob_is_the_log_softmax_at_y(classifier: NoisyClassifier, x_t: torch.Tensor) -> None:
@@ -17,51 +15,11 @@ def test_log_prob_is_the_log_softmax_at_y(classifier: NoisyClassifier, x_t: torc
     logits = classifier(x_t, t)
     assert logits.dtype == torch.float32
     expected = torch.stack([row[label] - row.exp().sum().log() for row, label in zip(logits, y)])
-    assert_close(classifier.log_prob(x_t, t, y), expected)
-    probabilities = sum(classifier.log_prob(x_t, t, torch.full((5,), k)).exp() for k in range(10))
+    assert_close(log_prob(classifier, x_t, t, y), expected)
+    probabilities = sum(log_prob(classifier, x_t, t, torch.full((5,), k)).exp() for k in range(10))
     assert_close(probabilities, torch.ones(5))
 
 
 def test_class_names_must_be_as_many_as_classes(classifier: NoisyClassifier) -> None:
     with pytest.raises(UserError, match="has 10 classes but 3 class names"):
         NoisyClassifier(tiny_network(), classifier.schedule, ("a", "b", "c"))
-
-
-@pytest.mark.parametrize("text, index", [
-    ("0", 0), ("3", 3), (" 2 ", 2), ("goldfish", 1), ("GoldFish", 1), ("tench", 0), (" tiger shark", 3)])
-def test_a_class_is_found_by_number_and_by_name_in_any_case(text: str, index: int) -> None:
-    assert class_index(text, NAMES) == index
-
-
-def test_digits_classes_are_their_names(classifier: NoisyClassifier) -> None:
-    assert [class_index(name, classifier.class_names) for name in classifier.class_names] == list(range(10))
-
-
-@pytest.mark.parametrize("text", ["4", "-1", "1000"])
-def test_a_number_out_of_range_is_answered_with_the_range_and_the_names(text: str) -> None:
-    with pytest.raises(UserError, match=rf"no class {text}; the classes are 0 to 3 \(Tench, goldfish, .*tiger shark\)"):
-        class_index(text, NAMES)
-
-
-def test_a_number_out_of_a_long_range_is_answered_without_names() -> None:
-    with pytest.raises(UserError, match="no class 1000; the classes are 0 to 999.$"):
-        class_index("1000", MANY)
-
-
-@pytest.mark.parametrize("text, hint", [
-    ("goldfisch", "did you mean goldfish"), ("TENC", "did you mean Tench"), ("shark tiger", "tiger shark"),
-    ("zebra", "the classes are Tench, goldfish, great white shark, tiger shark, or 0 to 3"), ("", "the classes are")])
-def test_an_unknown_name_is_answered_with_the_nearest_or_with_all(text: str, hint: str) -> None:
-    with pytest.raises(UserError, match=f"no class '{text}'; .*{hint}"):
-        class_index(text, NAMES)
-
-
-def test_an_unknown_name_among_many_is_answered_with_the_first_and_the_last() -> None:
-    with pytest.raises(UserError, match="no class 'zebra'; the classes are 0 to 999, class-0 to class-999"):
-        class_index("zebra", MANY)
-
-
-@pytest.mark.parametrize("text", ["--3", "²", "1.5", "3-", "-"])
-def test_what_only_looks_like_a_number_is_refused_as_a_name(text: str) -> None:
-    with pytest.raises(UserError, match="no class '"):
-        class_index(text, NAMES)

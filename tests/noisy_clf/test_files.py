@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import errno
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from noisy_clf import files
 from noisy_clf.errors import UserError
-from noisy_clf.files import atomic_write, claim_folder, differences, read_json, versions, write_json
+from noisy_clf.files import atomic_write, claim_folder, defaults_of, differences, read_json, versions, write_json
 from tests.noisy_clf.conftest import snapshot
 
 
@@ -88,3 +89,39 @@ def test_a_folder_is_claimed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UserError, match=r"holds another run's results \(seed 0 there, 1 now\); choose another --out"):
         claim_folder(record, {"seed": 1, "mult": (1, 2)})
     assert snapshot(tmp_path) == before
+
+
+def test_what_a_record_lacks_counts_as_its_default(tmp_path: Path) -> None:
+    record, defaults = tmp_path / "options.json", {"mult": (1, 2), "net": {"pool": "mean", "depth": 1}}
+    claim_folder(record, {"seed": 0, "net": {"width": 3}})
+    claim_folder(record, {"seed": 0, "net": {"width": 3, "pool": "mean"}, "mult": (1, 2)}, defaults)
+    with pytest.raises(UserError, match=r"another run's results \(net.pool 'mean' there, 'max' now\)"):
+        claim_folder(record, {"seed": 0, "net": {"width": 3, "pool": "max"}}, defaults)
+    with pytest.raises(UserError, match=r"another run's results \(net.act None there, 'relu' now\)"):
+        claim_folder(record, {"seed": 0, "net": {"width": 3, "act": "relu"}}, defaults)
+
+
+@pytest.mark.parametrize("newer, told", [
+    ({"seed": 0, "warm": None, "net": {"width": 3}}, "warm"), ({"seed": 0, "net": {"width": 3, "act": "relu"}}, "net.act"),
+    ({"seed": 0, "a": 1, "net": {"width": 3, "b": {"c": 1}}}, "a, net.b")])
+def test_what_only_a_newer_version_knows_is_named(tmp_path: Path, newer: dict[str, object], told: str) -> None:
+    claim_folder(tmp_path / "options.json", newer)
+    with pytest.raises(UserError, match=f"options.json was made by a newer version: it has the setting {told}, which"):
+        claim_folder(tmp_path / "options.json", {"seed": 0, "net": {"width": 3}})
+
+
+def test_renamed_options_are_the_same_options(tmp_path: Path) -> None:
+    claim_folder(tmp_path / "options.json", {"clip": True, "net": {"size": 3}})
+    claim_folder(tmp_path / "options.json", {"threshold": True, "net": {"width": 3}},
+                 renamed={"clip": "threshold", "net.size": "net.width", "gone.key": "gone.name"})
+
+
+@dataclass
+class Settings:
+    width: int
+    mult: tuple[int, ...] = (1, 2)
+    pool: str | None = None
+
+
+def test_defaults_are_those_of_the_fields_that_have_one() -> None:
+    assert defaults_of(Settings) == {"mult": (1, 2), "pool": None}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from noisy_clf.checkpoints import download
+from noisy_clf import download
 from tests.noisy_clf.checkpoints.mirror import Bar, Mirror
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from noisy_clf.errors import UserError
-from noisy_clf.checkpoints import download
+from noisy_clf import download
 from tests.noisy_clf.conftest import snapshot
 
 FILE = "model.pt"

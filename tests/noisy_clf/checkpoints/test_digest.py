@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from noisy_clf.errors import UserError
-from noisy_clf.checkpoints import download
-from noisy_clf.checkpoints.download import checked_digest, obtain
+from noisy_clf.checkpoints import cache as subject
+from noisy_clf.checkpoints.cache import checked_digest, obtain
 from tests.noisy_clf.conftest import snapshot
 from tests.noisy_clf.checkpoints.mirror import FILE, OTHER, Bar, refused
 
@@ -71,7 +71,7 @@ def test_a_cache_that_takes_no_record_is_usable(error: Exception, stored: Path, 
         raise error
         yield path
 
-    monkeypatch.setattr(download, "atomic_write", read_only)
+    monkeypatch.setattr(subject, "atomic_write", read_only)
     assert checked_digest(stored) == DIGEST
     assert obtain(FILE) == stored and list(snapshot(stored.parent)) == [FILE]
 

@@ -1,6 +1,7 @@
 """Downloads: in one go, in pieces, resumed."""
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -10,8 +11,8 @@ from urllib.request import Request
 import pytest
 
 from noisy_clf.errors import UserError
-from noisy_clf.checkpoints import download
-from noisy_clf.checkpoints.download import SOURCE, cache_folder, cached, obtain
+from noisy_clf import download
+from noisy_clf.checkpoints.cache import SOURCE, cache_folder, cached, obtain
 from tests.noisy_clf.checkpoints.mirror import CONTENT, FILE, OTHER, START, V1, Mirror, assert_whole, eventually, leave, refused
 
 
@@ -46,6 +47,32 @@ def test_a_download_in_one_go(slashes: str, cache: Path, mirror: Mirror, monkeyp
     assert obtain(FILE) == cache / FILE == cached(FILE)
     assert_whole(cache)
     assert mirror.paths == [f"/models/{FILE}"] and mirror.ranges == [None]
+
+
+SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+
+
+@pytest.mark.parametrize("digest", [None, SHA256, f"md5:{hashlib.md5(CONTENT).hexdigest()}"])
+def test_any_file_is_downloaded_from_the_first_url_that_gives_it(digest: str | None, cache: Path, mirror: Mirror) -> None:
+    mirror.steps = [{"status": 404}, {"status": 503}, {"cut": 1000}, {"cut": 0}]
+    urls = [f"{mirror.url}/{i}" for i in range(4)]
+    for _ in range(2):  # then it is there
+        download.download(urls, cache / FILE, digest)
+        assert_whole(cache)
+    assert [path[-1] for path in mirror.paths] == ["0", "1", "2", "2", "3"] and mirror.ranges[-1] == "bytes=1000-"
+
+
+def test_a_file_of_another_digest_is_replaced_and_never_kept(cache: Path, mirror: Mirror) -> None:
+    leave(cache, START, V1)
+    (cache / FILE).write_bytes(OTHER)
+    mirror.content = OTHER
+    with refused("the set could not be downloaded (", f"{mirror.url}/a gives a corrupted or another file, of sha256:", SHA256,
+                 f"by hand: download {mirror.url}/a on another machine and put it at {cache / FILE} or leave it."):
+        download.download([f"{mirror.url}/{i}" for i in "ab"], cache / FILE, SHA256, "the set", " or leave it")
+    assert not (cache / f"{FILE}.part").exists() and mirror.ranges == ["bytes=1000-", None]
+    mirror.content = CONTENT
+    download.download([mirror.url], cache / FILE, SHA256)
+    assert_whole(cache)
 
 
 def test_without_a_mirror_it_comes_from_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +185,7 @@ def test_a_file_without_a_length_ends_with_its_stream(cache: Path, mirror: Mirro
 
 def test_what_a_killed_process_left_is_gone_on_from(cache: Path, mirror: Mirror) -> None:
     mirror.steps = [{"cut": 123_456, "hold": True}]
-    process = subprocess.Popen([sys.executable, "-c", f"from noisy_clf.checkpoints.download import obtain; obtain({FILE!r})"],
+    process = subprocess.Popen([sys.executable, "-c", f"from noisy_clf.checkpoints.cache import obtain; obtain({FILE!r})"],
                                cwd=Path(download.__file__).parents[1], stderr=subprocess.DEVNULL)
     part = cache / f"{FILE}.part"
     assert eventually(lambda: part.exists() and part.stat().st_size == 123_456)

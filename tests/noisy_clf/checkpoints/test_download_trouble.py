@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from noisy_clf.errors import UserError
-from noisy_clf.checkpoints import download
-from noisy_clf.checkpoints.download import cached, obtain
+from noisy_clf import download
+from noisy_clf.checkpoints.cache import cached, obtain
 from tests.commands import assert_refused, run
 from tests.noisy_clf.conftest import snapshot
 from tests.noisy_clf.checkpoints.mirror import CONTENT, FILE, START, V1, Bar, Mirror, assert_whole, eventually, leave, refused
@@ -150,7 +150,7 @@ def test_of_two_that_want_a_file_one_waits(second: str, cache: Path, mirror: Mir
 
 def test_processes_that_want_a_file_make_one_download(cache: Path, mirror: Mirror) -> None:
     mirror.steps = [{"cut": 1000, "hold": True}]
-    command = [sys.executable, "-c", f"from noisy_clf.checkpoints.download import obtain; print(obtain({FILE!r}))"]
+    command = [sys.executable, "-c", f"from noisy_clf.checkpoints.cache import obtain; print(obtain({FILE!r}))"]
     processes = [subprocess.Popen(command, cwd=Path(download.__file__).parents[1], stdout=subprocess.PIPE,
                                   stderr=subprocess.PIPE, text=True) for _ in range(2)]
     assert eventually(lambda: len(mirror.seen) == 1)

@@ -47,7 +47,7 @@ def test_released_files_build_with_exactly_their_tensors_and_are_recognised(name
     assert shapes_digest((name, tensor.shape) for name, tensor in tensors.items()) == known["shapes"]
     assert sum(tensor.numel() for tensor in tensors.values()) == known["parameters"] and len(tensors) == known["tensors"]
 
-    found, recognised = architecture(Path(f"/models/{name}.pt"), tensors, None, kind, make)
+    found, recognised = architecture(Path(f"/models/{name}.pt"), tensors, None, kind, make, "--these")
     assert found.config == network.config
     table = {file.file: file for file in (CLASSIFIERS if kind == "classifier" else DENOISERS).values()}[f"{name}.pt"]
     assert recognised == table.settings and table.shapes == known["shapes"]
@@ -71,7 +71,7 @@ def test_improved_diffusions_files_are_what_their_published_flags_say(name):
     if settings["T"] != 1000 and "rescaled_t" not in settings:  # as nothing in them tells which program they are of
         assert "do not tell rescaled_t (--rescale_timesteps" in refused(tensors, settings)
         settings = settings_from_flags(f"{flags} --rescale_timesteps {known['rescaled_t']}", kind)
-    network, settings = architecture(Path("x.pt"), tensors, settings, kind, make)
+    network, settings = architecture(Path("x.pt"), tensors, settings, kind, make, "--these")
     assert network.config == on_meta(fields).config and settings["rescaled_t"] == known["rescaled_t"]
 
 
@@ -100,7 +100,7 @@ def test_any_architecture_is_found_from_its_tensors(changed, more):
     network = on_meta(fields)
     kind = "classifier" if "pool" in fields else "denoiser"
     settings = TOLD | {"res_blocks": fields["res_blocks"], "variance": "fixed_large"}
-    found, _ = architecture(Path("x.pt"), network.state_dict(), settings, kind, make)
+    found, _ = architecture(Path("x.pt"), network.state_dict(), settings, kind, make, "--these")
     wanted = network.config.__dict__ | ({"resample": "resblock"} if len(network.config.channel_mult) == 1 else {})
     at = {size for size in wanted["attention_at"] if size * 2 ** len(wanted["channel_mult"]) > 16}  # those that occur
     assert found.config.__dict__ == wanted | {"attention_at": tuple(sorted(at, reverse=True))}
@@ -108,7 +108,7 @@ def test_any_architecture_is_found_from_its_tensors(changed, more):
 
 def refused(tensors, settings, kind="denoiser", path="mine.pt"):
     with pytest.raises(UserError) as caught:
-        architecture(Path(path), tensors, settings, kind, make)
+        architecture(Path(path), tensors, settings, kind, make, "--these")
     return str(caught.value)
 
 
@@ -119,10 +119,9 @@ ENCODER = on_meta(SMALL | {"num_classes": 5, "pool": "adaptive"}).state_dict()
 def test_what_tensors_do_not_tell_is_asked_for_never_guessed():
     told = refused(UNCONDITIONAL, None)
     assert "do not tell image_size, heads (or head_channels), attention_order, schedule, T, predicts;" in told
-    assert "--model-config FILE" in told and "--model-flags" in told
+    assert told.endswith("give them in a TOML or JSON file, or the flags that it was trained with (--these).")
     told = refused(ENCODER, None, "classifier")
     assert "do not tell image_size, heads (or head_channels), attention_order, schedule, T;" in told
-    assert "--classifier-config FILE" in told
     for name in TOLD:
         left = {key: value for key, value in TOLD.items() if key != name}
         assert f"its tensors do not tell {'heads (or head_channels)' if name == 'head_channels' else name};" \
@@ -130,21 +129,21 @@ def test_what_tensors_do_not_tell_is_asked_for_never_guessed():
     assert "do not tell rescaled_t (--rescale_timesteps: unless given, True in improved" \
         in refused(UNCONDITIONAL, TOLD | {"T": 4000})
     architecture(Path("x"), UNCONDITIONAL, {key: value for key, value in TOLD.items() if key != "attention_order"
-                                            and key != "head_channels"} | {"heads": 1}, "denoiser", make)  # no order of one
+                                            and key != "head_channels"} | {"heads": 1}, "denoiser", make, "")  # no order of one
 
 
 def test_six_channels_may_be_an_upsamplers_or_an_images():
     tensors = on_meta(SMALL | {"in_channels": 6, "out_channels": 6}).state_dict()
     assert "small_size (of an upsampler; of another model, in_channels);" in refused(tensors, TOLD)
-    architecture(Path("x"), tensors, TOLD | {"small_size": 4}, "denoiser", make)
+    architecture(Path("x"), tensors, TOLD | {"small_size": 4}, "denoiser", make, "--these")
     assert "do not tell variance (fixed_small or fixed_large);" in refused(tensors, TOLD | {"in_channels": 6})
-    architecture(Path("x"), tensors, TOLD | {"in_channels": 6, "variance": "fixed_large"}, "denoiser", make)
+    architecture(Path("x"), tensors, TOLD | {"in_channels": 6, "variance": "fixed_large"}, "denoiser", make, "--these")
 
 
 def test_a_released_files_tensors_under_another_name_are_pointed_out_not_assumed():
     _, _, fields = from_flags("64x64_classifier", FILES["64x64_classifier"]["flags"])
     tensors = on_meta(fields).state_dict()
-    assert "if the file is the released imagenet64, --classifier-config imagenet64" in refused(tensors, None, "classifier")
+    assert "if the file is the released imagenet64, imagenet64 in that file's place" in refused(tensors, None, "classifier")
 
 
 @pytest.mark.parametrize("settings, words", [

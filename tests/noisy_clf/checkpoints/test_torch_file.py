@@ -18,7 +18,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from noisy_clf.errors import UserError
-from noisy_clf.checkpoints.torch_file import give_tensors, read_tensors
+from noisy_clf.checkpoints.tensors import give_tensors
+from noisy_clf.checkpoints.torch_file import read_tensors
 from tests.noisy_clf.conftest import TouchesAFile
 
 TENSORS = {"a.weight": torch.arange(10_000.0).reshape(100, 100), "a.bias": -torch.ones(7)}

@@ -12,16 +12,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from noisy_clf.cli import evaluate as eval_cli
+from noisy_clf.checkpoints.by_name import training_set
 from noisy_clf.checkpoints.model_folder import save_model
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.datasets.digits import digits
 from noisy_clf.datasets.images import ArrayImages, Dataset, LabelledImages
 from noisy_clf.datasets.order import permutation
 from noisy_clf.errors import UserError
-from noisy_clf.cli.evaluate import eval_noisy_clf, short, training_set
+from noisy_clf.cli.evaluate import eval_noisy_clf, short
+from noisy_clf.evaluation import side_by_side
 from noisy_clf.evaluation.by_noise_level import evaluate
-from noisy_clf.evaluation.report import Evaluation, Guess, as_json, verdict
+from noisy_clf.evaluation.judgement import Evaluation, Guess
+from noisy_clf.evaluation.report import as_json, verdict
 from noisy_clf.files import versions
 from noisy_clf.loaders import load_classifier_whole
 from noisy_clf.schedule import NoiseSchedule
@@ -60,7 +62,7 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> str:
 def evaluated(*arguments: object, levels: str = "0,0.5") -> tuple[dict[str, Any], str]:
     """(evaluation.json, what was printed); no picture is drawn, which takes long."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(eval_cli, "draw", lambda found, path: None)
+        patch.setattr(side_by_side, "draw", lambda found, path: None)
         result = invoke(eval_noisy_clf, *arguments, f"--levels={levels}", "--device=cpu", "--out=out")
     assert result.exit_code == 0, result.output
     return json.loads(Path("out/evaluation.json").read_text()), result.output
@@ -164,7 +166,7 @@ def test_a_classifier_of_clean_images_takes_the_schedule_of_the_other(run: Path,
 
 
 @pytest.mark.parametrize("flags, schedule", [
-    ([], {"name": "cosine", "T": 1000}), (["--noise-schedule=linear", "--timesteps=50"], {"name": "linear", "T": 50}),
+    ([], {"name": "cosine", "T": 1000}), (["--noise-schedule=linear", "--T=50"], {"name": "linear", "T": 50}),
     (["--schedule-from=digits"], {"name": "cosine", "T": 1000})])
 def test_a_classifier_of_clean_images_alone_takes_the_schedule_given_or_the_recipes(
         resnet: str, flags: list[str], schedule: dict[str, Any]) -> None:
@@ -184,7 +186,8 @@ def test_a_colour_classifiers_data_are_loaded_in_colour_and_a_grey_ones_in_grey(
                                 grey_images.validation.labels)
         return Dataset("photos", colour, colour, grey_images.class_names)
 
-    monkeypatch.setattr(eval_cli, "load_dataset", load)
+    monkeypatch.setattr(side_by_side, "load_dataset", load)
+    Path("others").mkdir()
     stored(Path("grey"), dataset="photos"), stored(Path("colour"), in_channels=3, dataset="photos")
     for arguments in (["grey"], ["colour", "--data=there"], ["grey", "--dataset=others"]):
         evaluated(*arguments, "--images=10")
@@ -209,7 +212,7 @@ def test_a_dataset_that_is_gone_is_asked_for() -> None:
 def test_images_that_cannot_be_told_apart_are_refused(run: Path, labels: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     data = digits(8)
     few = LabelledImages(ArrayImages(np.zeros((len(labels), 1, 8, 8), np.uint8)), torch.tensor(labels, dtype=torch.long))
-    monkeypatch.setattr(eval_cli, "load_dataset", lambda *arguments, **more: replace(data, validation=few))
+    monkeypatch.setattr(side_by_side, "load_dataset", lambda *arguments, **more: replace(data, validation=few))
     result = invoke(eval_noisy_clf, run, "--device=cpu")
     assert_refused(result, f"digits has {len(labels)} validation images, of fewer than two")
 
@@ -228,7 +231,7 @@ def test_too_large_a_batch_for_the_gpu_is_told(run: Path, monkeypatch: pytest.Mo
     def out_of_memory(*arguments: Any, **more: Any) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(eval_cli, "evaluate", out_of_memory)
+    monkeypatch.setattr(side_by_side, "evaluate", out_of_memory)
     assert_refused(invoke(eval_noisy_clf, run, "--device=cpu"), "give a smaller --batch-size")
 
 
@@ -248,7 +251,7 @@ def test_too_large_a_batch_for_the_gpu_is_told(run: Path, monkeypatch: pytest.Mo
     ("--compare=nosuch", "there is no classifier 'nosuch'; the names are: "),
     ("--compare=timm:resnet5O", "timm has no model 'resnet5O'; did you mean "),
     ("--compare=timm:test_resnet@nosuch.pt", "nosuch.pt"),
-    ("--timesteps=100", "has a noise schedule of its own; leave out --noise-schedule, --timesteps and --schedule-from."),
+    ("--T=100", "has a noise schedule of its own; leave out --noise-schedule, --T and --schedule-from."),
     ("--schedule-from=digits", "has a noise schedule of its own"),
     ("--classifier-config=nosuch.toml", "there is no file 'nosuch.toml'"),
     ("--classifier-config=imagenet64", "brings settings of its own"),
@@ -262,8 +265,8 @@ def test_evaluation_refuses_with_one_sentence(run: Path, flags: str, sentence: s
 
 @pytest.mark.parametrize("flags, sentence", [
     ("--noise-schedule=sigmoid", "'sigmoid' is not one of 'linear', 'cosine'"),
-    ("--noise-schedule=linear --timesteps=20", "the linear schedule needs at least 21 timesteps, not 20"),
-    ("--schedule-from=digits --timesteps=20", "leave out --noise-schedule and --timesteps"),
+    ("--noise-schedule=linear --T=20", "the linear schedule needs at least 21 timesteps, not 20"),
+    ("--schedule-from=digits --T=20", "leave out --noise-schedule and --T"),
     ("--schedule-from=nosuch", "there is no denoiser 'nosuch'"),
     ("--classifier-config=imagenet64", "brings settings of its own; settings are for bare .pt files: leave them out.")])
 def test_a_schedule_that_cannot_be_is_refused_for_a_classifier_of_clean_images(resnet: str, flags: str, sentence: str) -> None:
@@ -300,7 +303,7 @@ def test_a_failing_dataset_is_not_blamed_on_the_classifier(run: Path, monkeypatc
     def fail(*arguments: Any, **more: Any) -> None:
         raise UserError("mine.")
 
-    monkeypatch.setattr(eval_cli, "load_dataset", fail)
+    monkeypatch.setattr(side_by_side, "load_dataset", fail)
     assert_refused(invoke(eval_noisy_clf, run, "--dataset=digits"), "mine.")
 
 

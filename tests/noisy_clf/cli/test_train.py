@@ -13,7 +13,7 @@ from noisy_clf.schedule import NoiseSchedule
 from tests.commands import assert_refused, invoke
 from tests.noisy_clf.conftest import TINY_FLAGS
 
-FLAGS = [*TINY_FLAGS, "--iterations=2", "--timesteps=40"]
+FLAGS = [*TINY_FLAGS, "--iterations=2", "--T=40"]
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +42,15 @@ def test_the_trained_classifier_is_what_the_flags_say(run: Path) -> None:
 
 @pytest.mark.parametrize("T", [1, 7])
 def test_a_schedule_of_few_timesteps_trains(tmp_path: Path, T: int) -> None:
-    trained = invoke(train_noisy_clf, *FLAGS, "--iterations=1", f"--timesteps={T}", f"--out={tmp_path / 'run'}")
+    trained = invoke(train_noisy_clf, *FLAGS, "--iterations=1", f"--T={T}", f"--out={tmp_path / 'run'}")
     assert trained.exit_code == 0, trained.output
     assert load_classifier(tmp_path / "run").schedule.T == T
+
+
+def test_the_former_name_of_T_is_taken_and_not_shown() -> None:
+    assert "--timesteps" not in invoke(train_noisy_clf, "--help").output
+    assert_refused(invoke(train_noisy_clf, "--noise-schedule=linear", "--timesteps=20"), "at least 21 timesteps, not 20")
+    assert_refused(invoke(train_noisy_clf, "--timesteps=many"), "Invalid value for '--T'")
 
 
 @pytest.mark.parametrize("schedule", [NoiseSchedule.named("linear", 60), NoiseSchedule.from_betas(np.linspace(0.01, 0.3, 50))],
@@ -56,12 +62,12 @@ def test_schedule_from_takes_the_denoisers_schedule(tmp_path: Path, schedule: No
     assert load_classifier(tmp_path / "run").schedule.to_config() == schedule.to_config()
 
 
-@pytest.mark.parametrize("flag", ["--noise-schedule=linear", "--timesteps=100", "--timesteps=0"])
+@pytest.mark.parametrize("flag", ["--noise-schedule=linear", "--T=100", "--T=0"])
 def test_schedule_from_with_a_schedule_is_refused(tmp_path: Path, flag: str) -> None:
     denoiser = denoisers_folder(tmp_path / "denoiser", NoiseSchedule.named("linear", 60))
     result = invoke(
         train_noisy_clf, *TINY_FLAGS, "--iterations=1", f"--schedule-from={denoiser}", flag, f"--out={tmp_path / 'run'}")
-    assert_refused(result, "leave out --noise-schedule and --timesteps")
+    assert_refused(result, "leave out --noise-schedule and --T")
 
 
 def test_schedule_from_a_classifier_is_refused(run: Path, tmp_path: Path) -> None:
@@ -97,8 +103,8 @@ def test_help_has_examples_on_lines_of_their_own() -> None:
     ("--lr=1e30", "the loss became nan"),
     ("--seed=-1", "-1 is not in the range"),
     ("--noise-schedule=sigmoid", "'sigmoid' is not one of 'linear', 'cosine'"),
-    ("--noise-schedule=linear --timesteps=20", "the linear schedule needs at least 21 timesteps, not 20"),
-    ("--timesteps=0", "at least 1 timesteps, not 0"),
+    ("--noise-schedule=linear --T=20", "the linear schedule needs at least 21 timesteps, not 20"),
+    ("--T=0", "at least 1 timesteps, not 0"),
     ("--t-sampling=often", "t-sampling cannot be 'often'; it is one of: uniform, importance"),
     ("--precision=half", "'half' is not one of 'float32', 'bf16', 'fp16'"),
     ("--label-smoothing=1", "label-smoothing must be at least 0 and below 1"),

@@ -386,7 +386,7 @@ def test_the_end_is_told_and_later_commands_neither_write_nor_talk(
     told = capsys.readouterr()
     assert told.out == "" and "may be deleted" in told.err and "converting imagenet32" in told.err
     before = snapshot(FOLDER)
-    monkeypatch.setattr(subject, "locked", None)  # a folder that cannot be written to has no lock
+    monkeypatch.setattr(subject, "alone", None)  # a folder that cannot be written to has no lock
     load()
     assert snapshot(FOLDER) == before and capsys.readouterr() == ("", "")
 

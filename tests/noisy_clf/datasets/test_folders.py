@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +11,9 @@ import pytest
 from PIL import Image
 
 from noisy_clf import imagenet
-from noisy_clf.datasets import folders
+from noisy_clf.datasets import folders, image_files
 from noisy_clf.datasets.folders import class_folders, hold_out, imagenet_folders, in_order
+from noisy_clf.datasets.image_files import decoded
 from noisy_clf.datasets.images import Dataset, LabelledImages
 from noisy_clf.errors import UserError
 
@@ -17,8 +21,9 @@ IDS = [id for id, _ in imagenet.synsets()]
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GUIDED_SAMPLE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 def pictures(*names: str, root: str = "data") -> Path:
@@ -146,19 +151,55 @@ def test_a_class_without_an_image_is_refused() -> None:
     (root / "d").mkdir()
     with pytest.raises(UserError, match=r"data: class c \(and 1 more\) has no image; add some, or remove it"):
         class_folders(root, 4)
-    for name in ("c/1.png", "d/2.png"):
-        (root / name).write_bytes(b"none")
-    with pytest.raises(UserError, match=r"data: class c \(and 1 more\) has no image that can be used"):
+
+
+@pytest.mark.parametrize("bad, sentence", [
+    (["c/2.png", "c/3.png"], "data: class c has no image to train on that can be used (/.*/c/3.png: it is empty); add some"),
+    (["a/1.png", "b/1.png", "c/1.png"], "data has no image to validate on that can be used (/.*/c/1.png: it is empty); add"),
+])
+def test_what_has_no_usable_image_is_told_before_any_is_read(bad: list[str], sentence: str) -> None:
+    root = pictures(*(f"{name}/{i}.png" for name in "abc" for i in (1, 2, 3)))
+    for name in bad:
+        assert class_folders(root, 4)  # while there are others
+        (root / name).write_bytes(b"")
+    with pytest.raises(UserError, match=re.escape(sentence).replace(re.escape(".*"), ".*")):
         class_folders(root, 4)
 
 
-def test_refused_images_are_left_out_of_both_parts() -> None:
+def test_of_each_class_no_more_is_decoded_than_until_one_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    root, seen = pictures(*(f"{name}/{i:02}.png" for name in "abcdefg" for i in range(20))), list[str]()
+    for name in ("a/01.png", "a/02.png"):
+        (root / name).write_bytes(b"none")
+
+    def remember(path: str) -> Image.Image:
+        seen.append(os.path.relpath(path, root))
+        return decoded(path)
+
+    monkeypatch.setattr(image_files, "decoded", remember)
+    class_folders(root, 4)
+    assert sorted(seen) == sorted([*(f"{name}/01.png" for name in "abcdefg"), "a/02.png", "a/03.png", "a/00.png"])
+    seen.clear()
+    monkeypatch.setattr(folders, "MOST_TRIED", 3)
+    class_folders(root, 4)
+    assert sorted(seen) == ["a/00.png", "a/01.png", "a/02.png", "a/03.png", "d/01.png", "g/01.png"]
+
+
+def test_what_the_first_release_left_out_stays_left_out_until_it_changes(cache: Path) -> None:
+    """It decoded each file before training, and wrote this record."""
     root = pictures(*(f"{name}/{i:02}.png" for name in "ab" for i in range(12)))
     for name in ("a/00.png", "a/05.png", "b/10.png"):
         (root / name).write_bytes(b"none")
+    assert len(class_folders(root, 4).train) == 24 - 4
+    (cache / "checked").mkdir(parents=True)
+    name = f"data-{hashlib.sha256(f'1 {root.absolute()}'.encode()).hexdigest()[:12]}.jsonl"
+    lines = [json.dumps([str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns,
+                         "it is none" * (path.stat().st_size == 4)]) for path in sorted(root.rglob("*.png"))]
+    (cache / "checked" / name).write_text("\n".join(["torn", *lines, '["a/00.png", 4'[:9]]))
     data = class_folders(root, 4)
     assert [path for path, _ in files(data.validation)] == ["a/01.png", "b/00.png", "b/11.png"]
     assert len(data.train) == 24 - 3 - 3
+    pictures("a/05.png")
+    assert whole(class_folders(root, 4)) - whole(data) == {"a/05.png"}
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from noisy_clf.datasets import image_files
-from noisy_clf.datasets.checked import refused_files
 from noisy_clf.datasets.folders import class_folders, images_below
-from noisy_clf.datasets.image_files import ImageFiles, Refused, decoded
+from noisy_clf.datasets.image_files import ImageFiles, Refused, decoded, silence_pillow, why_unusable
 from noisy_clf.datasets.images import Generators, as_array
 from noisy_clf.datasets.preprocessing import centre_crop, random_crop
 from noisy_clf.errors import UserError
@@ -50,12 +50,14 @@ def test_of_a_hundred_odd_files_each_is_read_or_refused_as_it_must_be(odd_folder
     assert len(BY_NAME) > 130 and {path.removeprefix("odd/") for path in paths} == {odd.name for odd in READ + REFUSED}
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        refused = refused_files(odd_folder, paths)
+        silence_pillow()
+        refused = {path.removeprefix("odd/"): reason for path in paths if (reason := why_unusable([str(odd_folder / path)]))}
     assert not told
-    assert {path.removeprefix("odd/") for path in refused} == {odd.name for odd in REFUSED}
-    for path, reason in refused.items():
-        words = BY_NAME[path.removeprefix("odd/")].outcome
-        assert isinstance(words, str) and re.search(words, reason) and len(reason) < 150 and "\n" not in reason, (path, reason)
+    assert set(refused) == {odd.name for odd in REFUSED}
+    for name, reason in refused.items():
+        words = BY_NAME[name].outcome
+        assert isinstance(words, str) and re.search(words, reason) and "\n" not in reason, (name, reason)
+        assert len(reason) < 150 + len(str(odd_folder / "odd" / name)), reason
 
 
 @pytest.mark.parametrize("size", [16, 64])
@@ -68,15 +70,19 @@ def test_all_that_are_read_have_their_colour_in_every_crop(odd_folder: Path, siz
         assert np.abs(image.reshape(3, -1).T - np.array(odd.outcome)).max() <= 4, odd.name
 
 
-def test_their_dataset_has_those_that_are_read(odd_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    data = class_folders(odd_folder, 8)
-    assert len(data.train) + len(data.validation) == len(READ) + 2 and data.class_names == ("odd", "plain")
-    lines = capfd.readouterr().err.splitlines()
-    start = next(i for i, line in enumerate(lines) if f"{len(REFUSED)} of the {len(READ + REFUSED) + 2} images" in line)
-    named, more = lines[start + 1:start + 11], lines[start + 11]
-    found = re.fullmatch(rf"  and {len(REFUSED) - 10} more: all in (.*)", more)
-    assert found and Path(found[1]).read_text().splitlines()[:10] == [line.strip() for line in named]
-    assert len(Path(found[1]).read_text().splitlines()) == len(REFUSED)
+def test_in_their_dataset_others_stand_in_whatever_the_order_and_each_is_told_once(
+        odd_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data, again = class_folders(odd_folder, 8), class_folders(odd_folder, 8)
+    assert len(data.train) + len(data.validation) == len(READ + REFUSED) + 2 and data.class_names == ("odd", "plain")
+    capfd.readouterr()
+    for part in (data.train, data.validation):
+        images, y = part.whole()
+        for before, now in zip((images, y), part.whole()):
+            assert torch.equal(before, now)
+    told = [line for line in capfd.readouterr().err.splitlines() if line.endswith("; other images stand in for it")]
+    assert len(told) == len(REFUSED)
+    backwards = [again.validation.batch(torch.tensor([i]))[0] for i in reversed(range(len(again.validation)))]
+    assert torch.equal(torch.cat(backwards[::-1]), images)
 
 
 def test_grey_is_luminance() -> None:
@@ -135,6 +141,18 @@ def test_an_image_that_becomes_unreadable_is_replaced_by_the_next_and_told_once(
         assert read.tolist() == [0, 0] and np.array_equal(images, before)  # cropped by the generators of those asked for
     assert capfd.readouterr().err.splitlines() == [
         "3.png: No such file or directory; other images stand in for it", "4.png: it is empty; other images stand in for it"]
+
+
+def test_however_many_damaged_files_lie_in_a_row_they_are_passed_without_a_wait(
+        files: ImageFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_files, "PATIENCE", 2)
+    monkeypatch.setattr(image_files.time, "sleep", None)
+    for i in range(4):
+        Path(f"{i}.png").write_bytes(b"text")
+    assert files.read(np.arange(5), None)[1].tolist() == [4] * 5
+    Path("4.png").write_bytes(b"")
+    with pytest.raises(UserError, match="5 images in a row cannot be read, the last 1.png: it is not a whole picture"):
+        files.read(np.array([2]), None)
 
 
 @pytest.mark.parametrize("failures", range(4))
@@ -206,12 +224,6 @@ def test_a_file_that_may_not_be_read_is_told_as_such(files: ImageFiles) -> None:
         assert image_files.why(error) == "Permission denied"
     else:
         pytest.skip("root may read all")
-
-
-@pytest.mark.parametrize("paths, size, channels", [([], 8, 3), (["a.png"], 0, 3), (["a.png"], 8, 4)])
-def test_what_cannot_be_read_by_its_settings_is_refused(paths: list[str], size: int, channels: int) -> None:
-    with pytest.raises(UserError, match=f"{len(paths)} images of {size} pixels and {channels} channels cannot be read"):
-        ImageFiles(paths, size, channels)
 
 
 def test_a_name_is_printable_in_one_line() -> None:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torchvision import datasets
 from tqdm import tqdm
 
-from noisy_clf.datasets import torchvision_sets as subject
+from noisy_clf import download
 from noisy_clf.datasets.images import Dataset, as_array, as_picture
 from noisy_clf.datasets.preprocessing import centre_crop
 from noisy_clf.datasets.torchvision_sets import SETS, read_idx, torchvision_dataset
@@ -113,6 +113,7 @@ class Server(ThreadingHTTPServer):
 @pytest.fixture(autouse=True)
 def server(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """With all four sets on it."""
+    monkeypatch.setattr(download, "BACKOFF", 0)
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -214,13 +215,14 @@ def test_without_a_network_it_is_told_what_goes_where(
 
 
 @pytest.mark.parametrize("name", SETS)
-@pytest.mark.parametrize("spoil", [lambda held: held[:-9], lambda held: b"<html>Sign in</html>", lambda held: b""],
-                         ids=["torn", "page", "empty"])
-def test_a_damaged_download_is_told_and_the_next_command_mends_it(name: str, spoil: Any, server: Server) -> None:
+@pytest.mark.parametrize("spoil, why", [
+    (lambda held: held[:-9], "gives a corrupted or another file"), (lambda held: b"<html>Sign in</html>", "gives a corrupted"),
+    (lambda held: b"", "the connection broke before the end")], ids=["torn", "page", "empty"])
+def test_a_damaged_download_is_told_and_the_next_command_mends_it(name: str, spoil: Any, why: str, server: Server) -> None:
     served = sorted((server.folder / name).iterdir())[0]
     whole = served.read_bytes()
     served.write_bytes(spoil(whole))
-    refused(name, f"{name} could not be downloaded (", "corrupted", served.name)
+    refused(name, f"{name} could not be downloaded (", why, served.name)
     served.write_bytes(whole)
     assert_is(torchvision_dataset(name, FOLDER, None), name)
 
@@ -265,15 +267,15 @@ def test_a_folder_that_cannot_be_made_is_told(name: str) -> None:
 def test_a_silent_server_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=True) as mute:  # it listens, and never answers
         monkeypatch.setattr(datasets.CIFAR10, "url", f"http://127.0.0.1:{mute.server_port}/cifar-10-python.tar.gz")
-        monkeypatch.setattr(subject, "SILENCE", 0.1)
+        monkeypatch.setattr(download, "SILENCE", 0.1)
         refused("cifar10", "timed out")
 
 
 def test_a_full_disk_is_told(server: Server) -> None:
     place = FOLDER / "MNIST" / "raw"
     place.mkdir(parents=True)
-    (place / "train-images-idx3-ubyte.gz").symlink_to("/dev/full")
-    refused("mnist", "the disk is full: data/MNIST/raw/train-images-idx3-ubyte.gz could not be written; free some space")
+    (place / "train-images-idx3-ubyte.gz.part").symlink_to("/dev/full")
+    refused("mnist", "the disk is full: data/MNIST/raw/train-images-idx3-ubyte.gz.part could not be written; free some space")
 
 
 @pytest.mark.parametrize("name", ["cifar10", "mnist"])

@@ -1,188 +1,61 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
-from torch import Tensor
 
-from noisy_clf.classifier import NoisyClassifier
-from noisy_clf.evaluation.by_noise_level import Quality, evaluate
-from noisy_clf.evaluation.report import Evaluation, Guess, as_json, comparison, draw, in_words, prior_nll, table, verdict
+from noisy_clf.evaluation.by_noise_level import Quality
+from noisy_clf.evaluation.judgement import Evaluation
+from noisy_clf.evaluation.picture import draw
+from noisy_clf.evaluation.report import as_json, comparison, table, verdict
 from noisy_clf.files import write_json
 from noisy_clf.schedule import NoiseSchedule
-from tests.noisy_clf.evaluation.test_by_noise_level import drawn_from, mixture, with_a_parameter
-from tests.oracles import Exact
+from tests.noisy_clf.evaluation.test_judgement import COSINE, EVEN, GOOD, NOISE, OVER, SURE_AND_WRONG, found
 
-COSINE = NoiseSchedule.named("cosine", 1000)
-EVEN = Guess(0.1, math.log(10))
-GOOD, NOISE, SURE_AND_WRONG, OVER = (0.9, 0.4), (0.1, math.log(10)), (0.1, 5.0), (0.5, 2.5)  # accuracy, NLL
-
-
-def found(at: dict[int, tuple[float, float]], images: int = 1000, guess: Guess = EVEN, schedule: NoiseSchedule = COSINE,
-          nll_error: float = 0.01, ece: float = 0.02, name: str = "mine") -> Evaluation:
-    rows = tuple(Quality(t, accuracy, nll, ece, 1.0, 0.5, nll_error) for t, (accuracy, nll) in at.items())
-    return Evaluation(name, schedule, rows, images, guess)
-
-
-@pytest.mark.parametrize("labels, K, accuracy, nll", [
-    (list(range(10)), 10, 0.1, math.log(10)),
-    ([0, 0, 0, 1], 2, 0.75, -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))),
-    ([3, 3, 5, 5], 1000, 0.5, math.log(2)),  # classes without an image count for nothing
-    ([2, 2], 3, 1.0, 0.0)])
-def test_guessing_gets_the_largest_share_and_the_entropy_of_the_shares(
-        labels: list[int], K: int, accuracy: float, nll: float) -> None:
-    assert prior_nll(torch.tensor(labels), K) == pytest.approx(nll)
-    assert Guess.among(torch.tensor(labels), K) == Guess(accuracy, pytest.approx(nll))
+HELPS = "It helps at t = 0-250 of 1000, down to alpha_bar = 0.85: at 25.1% of the sampling steps."
+USELESS = "It helps at no noise level: guidance with it will not work."
+SURE = "Where it helps, its confidence is off by up to 0.02, at t = 0."
+HALF = "It tells at least half of the 2.30 nats that there are to know up to t = 250."
+OVERCONFIDENT = ("It knows the class but is over-confident at t = 500: its NLL is above the 2.30 nats of guessing by class "
+                 "frequency, and its gradient far too strong.")
+NOTHING = "It tells nothing at t = 500-999: its gradient there is noise."
+ALL_RIGHT = "At t = 0 the image is all but clean: is it trained, and are its weights and the order of its classes right?"
+CLEAN_ONLY = ("So behaves a classifier that learned on clean images only, or too little: train one on noised images, with "
+              "train-noisy-clf.")
 
 
-@pytest.mark.parametrize("right, images, knows", [
-    (129, 1000, True), (128, 1000, False),  # 3 standard errors of 100 in 1000 are 28.5
-    (10, 100, False), (20, 100, True), (1, 1, False)])
-def test_accuracy_counts_above_three_standard_errors_of_chance(right: int, images: int, knows: bool) -> None:
-    evaluation = found({0: (right / images, 2.0)}, images)
-    assert evaluation.knows(evaluation.rows[0]) == knows
-
-
-@pytest.mark.parametrize("nll, nll_error, informs", [
-    (0.30, 0.008, True), (0.30, 0.01, False), (0.33, 0.0, False), (0.3251, 0.0, False)])
-def test_where_one_class_is_most_images_better_probabilities_count(nll: float, nll_error: float, informs: bool) -> None:
-    labels = torch.tensor([0] * 9 + [1])
-    evaluation = found({0: (0.9, nll)}, guess=Guess.among(labels, 2), nll_error=nll_error)  # accuracy: never better than chance
-    assert evaluation.guess == Guess(0.9, pytest.approx(0.32508, abs=1e-5))
-    assert evaluation.informs(evaluation.rows[0]) == informs and not evaluation.knows(evaluation.rows[0])
-
-
-def test_one_image_proves_nothing() -> None:
-    assert not found({0: (1.0, 0.0)}, images=1, nll_error=0.0).share
-
-
-def test_spans_are_runs_of_neighbouring_levels_whatever_order_they_come_in() -> None:
-    evaluation = found({500: NOISE, 0: GOOD, 100: GOOD, 900: NOISE, 700: GOOD})
-    assert evaluation.spans(evaluation.informs) == [(0, 100), (700, 700)]
-    assert evaluation.share == (101 + 1) / 1000
-
-
-@pytest.mark.parametrize("spans, words", [
-    ([(5, 5)], "at t = 5"), ([(0, 400)], "from t = 0 to 400"),
-    ([(0, 400), (600, 600)], "from t = 0 to 400 and at t = 600"),
-    ([(0, 1), (3, 3), (5, 9)], "from t = 0 to 1, at t = 3 and from t = 5 to 9")])
-def test_spans_in_words(spans: list[tuple[int, int]], words: str) -> None:
-    assert in_words(spans) == words
-
-
-LEVELS = (0, 250, 500, 750, 950)
-
-
-@pytest.mark.parametrize("states, first", [
-    ((GOOD, GOOD, GOOD, GOOD, GOOD), "It carries information about the class from t = 0 to 950 of 1000 (t/T 0.95, "
-     "alpha_bar 0.0058), at every level tried."),
-    ((GOOD, GOOD, GOOD, GOOD, NOISE), "It carries information about the class from t = 0 to 750 of 1000 (t/T 0.75, "
-     "alpha_bar 0.14); beyond that its gradient is noise."),
-    ((GOOD, GOOD, NOISE, GOOD, NOISE), "It carries information about the class from t = 0 to 250 and at t = 750 of 1000 (t/T "
-     "0.75, alpha_bar 0.14), but not at t = 500; beyond that its gradient is noise."),
-    ((NOISE, GOOD, GOOD, GOOD, GOOD), "It carries information about the class from t = 250 to 950 of 1000 (t/T 0.95, "
-     "alpha_bar 0.0058), but not at t = 0."),
-    ((GOOD, GOOD, GOOD, OVER, NOISE), "It carries information about the class from t = 0 to 500 of 1000 (t/T 0.50, "
-     "alpha_bar 0.49)."),
-    ((NOISE,) * 5, "This classifier tells nothing about noised images: guidance with it will not work."),
-    ((SURE_AND_WRONG,) * 5, "This classifier tells nothing about noised images: guidance with it will not work."),
-    ((OVER,) * 5, "It is nowhere better than guessing by class frequency: guidance with it will not work as it is."),
-    ((GOOD,), "It carries information about the class at t = 0 of 1000 (t/T 0.00, alpha_bar 1), the only level tried.")])
-def test_the_verdict_begins_with_the_reach(states: tuple[tuple[float, float], ...], first: str) -> None:
-    assert verdict(found(dict(zip(LEVELS, states))))[0] == first
-
-
-@pytest.mark.parametrize("at, asked", [
-    ({0: NOISE, 900: NOISE}, True), ({0: SURE_AND_WRONG}, True), ({0: OVER}, True), ({0: NOISE, 400: GOOD}, True),
-    ({0: GOOD, 900: NOISE}, False), ({500: NOISE, 900: NOISE}, False)])
-def test_who_does_not_even_know_clean_images_is_asked_whether_all_is_right(
-        at: dict[int, tuple[float, float]], asked: bool) -> None:
-    told = [sentence for sentence in verdict(found(at)) if sentence.endswith("the order of its classes right?")]
-    assert told == ["At t = 0 the image is all but clean: is it trained, and are its weights and the order of its classes "
-                    "right?"] * asked
-
-
-def test_a_classifier_that_tells_nothing_of_noise_is_told_so_and_nothing_else() -> None:
-    assert len(verdict(found({500: NOISE, 900: NOISE}))) == 1
-
-
-@pytest.mark.parametrize("T, at, share", [
-    (1000, {0: GOOD, 750: GOOD, 900: NOISE}, "75 %"), (1000, {0: GOOD, 999: GOOD}, "100 %"),
-    (1000, {0: GOOD, 900: NOISE}, "less than 1 %"), (40, {0: GOOD, 20: NOISE, 30: GOOD, 39: GOOD}, "28 %")])
-def test_the_verdict_tells_the_share_of_the_sampling_steps(T: int, at: dict[int, tuple[float, float]], share: str) -> None:
-    told = verdict(found(at, schedule=NoiseSchedule.named("cosine", T)))[1]
-    assert f"Sampling goes from t = {T - 1} down to 0: the classifier helps at {share} of the steps." in told
+@pytest.mark.parametrize("at, told", [
+    ({0: GOOD, 250: GOOD}, [HELPS, SURE, HALF]),
+    ({0: GOOD, 250: GOOD, 800: NOISE, 999: NOISE}, [HELPS, SURE, HALF, NOTHING.replace("500", "800")]),
+    ({0: GOOD, 250: GOOD, 500: OVER, 999: SURE_AND_WRONG},
+     [HELPS, SURE, HALF, OVERCONFIDENT, NOTHING.replace("500-", ""), CLEAN_ONLY]),
+    ({0: GOOD, 250: GOOD, 500: NOISE, 999: NOISE}, [HELPS, SURE, HALF, NOTHING, CLEAN_ONLY]),
+    ({500: NOISE, 999: NOISE}, [USELESS, NOTHING]),
+    ({0: OVER, 500: OVER}, [USELESS, OVERCONFIDENT.replace("500", "0-500"), ALL_RIGHT, CLEAN_ONLY]),
+    ({0: NOISE}, [USELESS, NOTHING.replace("500-999", "0"), ALL_RIGHT]),
+    ({500: GOOD, 0: GOOD, 750: GOOD, 250: OVER, 999: NOISE}, [
+        "It helps at t = 0, 500-750 of 1000, down to alpha_bar = 0.14: at 25.2% of the sampling steps.", SURE,
+        HALF.replace("250", "750"), OVERCONFIDENT.replace("500", "250"), NOTHING.replace("500-", ""), CLEAN_ONLY])])
+def test_the_verdict_says_each_judgement_in_a_sentence(at: dict[int, tuple[float, float]], told: list[str]) -> None:
+    assert verdict(found(at)) == told
 
 
 def test_the_verdict_tells_where_half_is_known_and_the_worst_calibration() -> None:
     rows = (Quality(0, 0.9, 0.1, 0.01), Quality(500, 0.6, 1.15, 0.07), Quality(700, 0.4, 1.16, 0.05),
             Quality(999, 0.1, 2.4, 0.9))
-    told = verdict(Evaluation("mine", COSINE, rows, 1000, EVEN))[1]
-    assert "It tells at least half of the 2.30 nats that there are to know up to t = 500;" in told
-    assert "its confidence is off by up to 0.07 where it helps (at t = 500)." in told
-    weak = verdict(Evaluation("mine", COSINE, rows[2:], 1000, EVEN))[1]
-    assert "half" not in weak and weak.endswith("Its confidence is off by up to 0.05 where it helps (at t = 700).")
-
-
-def test_over_confidence_is_told_with_its_range_and_what_is_beyond() -> None:
-    told = verdict(found({0: GOOD, 300: GOOD, 400: OVER, 600: OVER, 900: NOISE}))
-    assert told[2] == ("From t = 400 to 600 it knows the class but is over-confident (its NLL is above the 2.30 nats of "
-                       "guessing by class frequency): its gradient points somewhere, but far too strongly; beyond that its "
-                       "gradient is noise.")
-    assert "noise" not in verdict(found({0: GOOD, 400: OVER}))[2]
-
-
-@pytest.mark.parametrize("at, clean", [
-    ({0: GOOD, 300: NOISE, 999: NOISE}, True),  # alpha_bar 0.78: the image is plain to see
-    ({0: GOOD, 300: OVER, 999: SURE_AND_WRONG}, True),
-    ({0: GOOD, 900: GOOD, 999: SURE_AND_WRONG}, True),  # sure of itself where there is nothing to see
-    ({0: GOOD, 900: GOOD, 999: NOISE}, False),
-    ({0: GOOD, 900: OVER, 999: NOISE}, False),
-    ({0: GOOD, 900: GOOD, 999: (0.1, 1.09 * math.log(10))}, False),
-    ({0: GOOD, 900: NOISE}, False),  # the levels between were not tried
-    ({0: GOOD}, False),
-    ({0: NOISE, 999: SURE_AND_WRONG}, False)])
-def test_a_classifier_of_clean_images_is_found_out(at: dict[int, tuple[float, float]], clean: bool) -> None:
-    evaluation = found(at)
-    assert evaluation.knows_clean_images_only == clean
-    assert any("learned on clean images only" in told and "train-noisy-clf" in told for told in verdict(evaluation)) == clean
-
-
-def test_the_exact_classifier_helps_and_the_same_one_that_never_heard_of_noise_is_found_out() -> None:
-    exact = mixture(4)
-    images = drawn_from(exact, 400)
-
-    def never_noised(x_t: Tensor, t: Tensor) -> Tensor:
-        return exact.logits(x_t, torch.zeros_like(t))
-
-    network = Exact(never_noised, in_channels=1, num_classes=4, image_size=6)
-    clean = NoisyClassifier(network, exact.schedule, exact.classifier().class_names)  # type: ignore[arg-type]
-    levels = [i / 10 for i in range(11)]
-    best, worst = (Evaluation(name, exact.schedule, tuple(evaluate(with_a_parameter(model), images, levels)), 400,
-                              Guess.among(images.labels, 4))
-                   for name, model in (("exact", exact.classifier()), ("clean", clean)))
-    assert best.spans(best.informs)[0][0] == 0 and best.share > 0.5
-    assert not best.knows_clean_images_only and not best.spans(best.overconfident)
-    assert worst.knows_clean_images_only and worst.share < best.share
-    assert any("it knows the class but is over-confident" in told for told in verdict(worst))
-    assert all(one.nll <= other.nll + 1e-6 for one, other in zip(best.rows, worst.rows))
-
-
-def test_every_sentence_ends_on_its_line() -> None:
-    for at in ({0: GOOD, 300: OVER, 999: SURE_AND_WRONG}, {0: NOISE}, {0: GOOD, 900: GOOD}, {0: OVER}):
-        for told in verdict(found(at)):
-            assert told[-1] in ".?" and "\n" not in told and told[0].isupper()
+    told = verdict(Evaluation("mine", COSINE, rows, 1000, EVEN))
+    assert told[1:3] == ["Where it helps, its confidence is off by up to 0.07, at t = 500.", HALF.replace("250", "500")]
+    weak = verdict(Evaluation("mine", COSINE, rows[2:], 1000, EVEN))
+    assert weak[1].endswith("up to 0.05, at t = 700.") and not any("half" in sentence for sentence in weak)
 
 
 def test_a_comparison_counts_the_levels() -> None:
     one = found({0: GOOD, 500: GOOD, 900: NOISE})
     other = found({0: (0.9, 0.5), 500: (0.9, 0.3), 900: SURE_AND_WRONG}, name="other")
     assert comparison(one, other) == (
-        "mine has the lower NLL at 2 of 3 levels. It helps at 50 % of the sampling steps, other at 50 %.")
+        "mine has the lower NLL at 2 of 3 levels; it helps at 50.1% of the sampling steps, other at 50.1%.")
 
 
 def test_a_comparison_tells_that_the_schedules_differ() -> None:

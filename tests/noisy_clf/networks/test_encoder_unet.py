@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from guided_sample.guides.classifier import log_prob
 from noisy_clf.checkpoints.model_folder import config_from
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.networks.encoder_unet import EncoderUNet, EncoderUNetConfig
@@ -24,7 +25,7 @@ def log_prob_gradient(network: EncoderUNet, x_t: Tensor, t: Tensor, y: Tensor) -
     schedule = NoiseSchedule.named("linear", 1000)
     classifier = NoisyClassifier(network, schedule, tuple(map(str, range(network.config.num_classes))))
     x_t = x_t.clone().requires_grad_()
-    return classifier(x_t, t).detach(), torch.autograd.grad(classifier.log_prob(x_t, t, y).sum(), x_t)[0]
+    return classifier(x_t, t).detach(), torch.autograd.grad(log_prob(classifier, x_t, t, y).sum(), x_t)[0]
 
 
 @pytest.mark.parametrize("name", INDEX["encoder"])

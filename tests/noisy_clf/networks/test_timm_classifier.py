@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import json
-import threading
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -15,14 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from noisy_clf.networks.timm_classifier import TimmClassifier, TimmConfig, groups_of
+from guided_sample.guides.classifier import log_prob
 from noisy_clf.checkpoints.model_folder import config_from, save_model
 from noisy_clf.classifier import NoisyClassifier
-from noisy_clf.training.draws import Draws
-from noisy_clf.networks.encoder_unet import EncoderUNet
 from noisy_clf.errors import UserError
 from noisy_clf.loaders import load_classifier
+from noisy_clf.networks.batch_norm import groups_of
+from noisy_clf.networks.encoder_unet import EncoderUNet
+from noisy_clf.networks.timm_classifier import TimmClassifier
+from noisy_clf.networks.timm_model import TimmConfig
 from noisy_clf.schedule import NoiseSchedule
+from noisy_clf.training.draws import Draws
 from tests.noisy_clf.conftest import tiny_network
 
 SMALL = ["test_resnet", "test_convnext", "test_vit", "test_efficientnet", "test_mambaout", "test_maxvit"]
@@ -192,18 +194,19 @@ def test_two_networks_and_their_backbones_do_not_meet() -> None:
     assert torch.equal(one.backbone(x), other(x_t, T))  # and after a pass that failed
 
 
-def test_threads_share_a_network_without_sharing_the_time() -> None:
-    network = told_the_time("test_convnext").requires_grad_(False)
-    x_t = images(network)
-    times = [torch.full((3,), t) for t in (0, 250, 500, 750)]
-    expected, found = [network(x_t, t) for t in times], [[] for _ in times]  # type: ignore[var-annotated]
-    threads = [threading.Thread(target=lambda i=i, t=t: found[i].extend(network(x_t, t) for _ in range(10)))  # type: ignore
-               for i, t in enumerate(times)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all(len(logits) == 10 and all(torch.equal(one, right) for one in logits) for logits, right in zip(found, expected))
+@pytest.mark.parametrize("name", SMALL)
+def test_its_guidance_is_the_slope_of_log_p_and_each_classs_own(name: str) -> None:
+    classifier = NoisyClassifier(told_the_time(name, batch_norm="frozen"), NoiseSchedule.named("cosine"), tuple("abcde"))
+    x_t, asked, size = images(classifier.network).requires_grad_(), torch.tensor([3, 0, 4]), 0.02
+    classes = [(asked + k) % 5 for k in range(5)]  # of each sample: the one that is asked for, then the others
+    gradients = torch.stack([torch.autograd.grad(log_prob(classifier, x_t, T, y).sum(), x_t)[0] for y in classes])
+    towards = gradients[0] / gradients[0].flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    slopes = (gradients * towards).flatten(2).sum(dim=2)
+    assert slopes[0].min() > 1e-3 and (slopes[1:] < slopes[0] / 2).all()
+    with torch.no_grad():
+        rises = [log_prob(classifier, x_t + size * towards, T, y) - log_prob(classifier, x_t - size * towards, T, y)
+                 for y in classes]
+    assert_close(torch.stack(rises) / (2 * size), slopes, rtol=0, atol=0.01 * float(slopes[0].min()))
 
 
 def test_a_compiled_network_is_the_same_network() -> None:

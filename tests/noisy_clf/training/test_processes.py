@@ -20,7 +20,7 @@ from noisy_clf.training.loop import METRICS
 from tests.commands import invoke
 from tests.noisy_clf.conftest import TINY_FLAGS
 
-FLAGS = [*TINY_FLAGS, "--channels=64", "--timesteps=50", "--iterations=50", "--dropout=0.2", "--ema=0.9", "--random-crop",
+FLAGS = [*TINY_FLAGS, "--channels=64", "--T=50", "--iterations=50", "--dropout=0.2", "--ema=0.9", "--random-crop",
          "--random-flip", "--t-sampling=importance", "--mixup=0.4", "--grad-clip=1", "--validate-every=25",
          "--save-every=25", "--threads=1"]
 

@@ -16,7 +16,8 @@ from noisy_clf.errors import UserError
 from noisy_clf.checkpoints.released import CLASSIFIERS, shapes_digest
 from noisy_clf.training.recipes import IMAGENET, classifier_recipe
 from noisy_clf.schedule import NoiseSchedule
-from noisy_clf.training.config import Execution, TrainingConfig
+from noisy_clf.training.config import TrainingConfig
+from noisy_clf.training.execution import Execution
 from noisy_clf.training.task import Task
 from tests.commands import invoke
 
@@ -61,7 +62,7 @@ def test_the_command_typed_exactly_so_is_the_64_px_recipe(monkeypatch: pytest.Mo
         asked.append(())
 
     monkeypatch.setattr(cli, "load_dataset", load)
-    monkeypatch.setattr(cli, "train", train)
+    monkeypatch.setattr("noisy_clf.training.loop.train", train)
     result = invoke(cli.train_noisy_clf, "--dataset", "imagenet64")
     assert result.exit_code == 0, result.output
     assert asked == [("imagenet64", 64, None, False), ()]

@@ -31,9 +31,11 @@ from noisy_clf.processes import Processes
 from noisy_clf.schedule import NoiseSchedule
 from noisy_clf.training.metrics_log import step_of
 from noisy_clf.training.loop import METRICS, train
-from noisy_clf.training.config import Execution, TrainingConfig
+from noisy_clf.training.config import TrainingConfig
+from noisy_clf.training.execution import Execution
 from noisy_clf.training.task import Task
-from noisy_clf.training.run import Run, states
+from noisy_clf.training.run import Run
+from noisy_clf.training.states import states
 from tests.commands import assert_refused, invoke
 from tests.noisy_clf.conftest import TINY_FLAGS, TouchesAFile, first_of, snapshot, tiny_network
 
@@ -295,7 +297,7 @@ def test_step_of_a_line(line: str, step: float) -> None:
     assert step_of(line) == step
 
 
-FLAGS = [*TINY_FLAGS, "--timesteps=50", "--iterations=30", "--dropout=0.3", "--seed=5", "--ema=0.9",
+FLAGS = [*TINY_FLAGS, "--T=50", "--iterations=30", "--dropout=0.3", "--seed=5", "--ema=0.9",
          "--validate-every=3", "--save-every=2"]
 
 
@@ -353,7 +355,7 @@ def test_a_finished_run_says_so_and_changes_nothing(whole_command: Path) -> None
 
 @pytest.mark.parametrize("flag, told", [
     ("--lr=0.5", "training.lr 0.0006 there, 0.5 now"), ("--iterations=21", "training.iterations 30 there, 21 now"),
-    ("--timesteps=60", "model.schedule.T 50 there, 60 now"), ("--pool=adaptive", "pool 'attention' there, 'adaptive' now")])
+    ("--T=60", "model.schedule.T 50 there, 60 now"), ("--pool=adaptive", "pool 'attention' there, 'adaptive' now")])
 def test_other_options_in_a_runs_folder_are_refused_by_name(whole_command: Path, flag: str, told: str) -> None:
     before = snapshot(whole_command)
     assert_refused(invoke(train_noisy_clf, *FLAGS, f"--out={whole_command}", flag), told)
@@ -555,7 +557,7 @@ def test_a_run_goes_on_when_its_images_were_moved(tmp_path: Path) -> None:
         path = Path(f"here/data/{'ab'[i % 2]}/{i}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((8, 8), 6 * i, np.uint8)).save(path)
-    flags = [*TINY_FLAGS, "--grey", "--timesteps=50", "--no-random-crop", f"--out={tmp_path / 'run'}", "--iterations=2"]
+    flags = [*TINY_FLAGS, "--grey", "--T=50", "--no-random-crop", f"--out={tmp_path / 'run'}", "--iterations=2"]
     assert invoke(train_noisy_clf, *flags, "--dataset=here/data").exit_code == 0
     Path("here").rename("there")
     result = invoke(train_noisy_clf, *flags, "--dataset=there/data")

@@ -21,12 +21,14 @@ from noisy_clf.training.draws import Draws
 from noisy_clf.errors import UserError
 from noisy_clf.networks.layers import Dropout
 from noisy_clf.training.metrics_log import tensorboard_writer
-from noisy_clf.training.classifier_task import ClassifierLoss, classifier_task
+from noisy_clf.training.classifier_task import classifier_task
 from noisy_clf.schedule import NoiseSchedule
 from noisy_clf.training.loop import METRICS, train
-from noisy_clf.training.config import Execution, TrainingConfig
+from noisy_clf.training.config import ClassifierLoss, TrainingConfig
+from noisy_clf.training.execution import Execution
 from noisy_clf.training.task import Task
-from noisy_clf.training.run import Run, states
+from noisy_clf.training.run import Run
+from noisy_clf.training.states import states
 from tests.noisy_clf.conftest import first_of, tiny_network
 from tests.reference import with_drawn_weights
 

@@ -1,4 +1,4 @@
-"""Released model files, in a cache folder: found there, or downloaded into it by as many connections as it takes.
+"""Files from the network, each downloaded to its place by as many connections as it takes.
 
 FILE is whole or not there. While it comes, FILE.part holds its first bytes and FILE.part.json says which version of the file
 they are of, so that any later command goes on from them, and never adds to them what is another version's.
@@ -9,20 +9,19 @@ import hashlib
 import os
 import re
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from noisy_clf.errors import UserError, disk_trouble
-from noisy_clf.files import atomic_write, locked, read_json, write_json
+from noisy_clf.errors import UserError
+from noisy_clf.files import locked, read_json, write_json
 
-SOURCE = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021"
 PATIENCE = 5  # tries in a row that bring nothing
 BACKOFF = 1.0  # seconds; doubles with each such try
 SILENCE = 30.0  # seconds without a byte after which a connection counts as broken
@@ -33,76 +32,91 @@ class Broken(Exception):
     """A connection failed in a way that another try may mend."""
 
 
-def cache_folder() -> Path:
-    own, shared = os.environ.get("GUIDED_SAMPLE_CACHE"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    try:
-        return (Path(own) if own else Path(shared) / "guided-sample").expanduser().absolute()
-    except RuntimeError as error:
-        raise UserError("there is no home folder to keep models in; set GUIDED_SAMPLE_CACHE to a folder.") from error
+class Failed(Exception):
+    """A URL does not give the file; the message says why."""
 
 
-def cached(file: str) -> Path | None:
-    path = cache_folder() / file
-    return path if os.path.isfile(path) else None
+def download(urls: Sequence[str], path: Path, digest: str | None = None, name: str | None = None, hint: str = "") -> None:
+    """Puts a file at `path`, from the first of the URLs that gives it, unless it is there.
 
+    digest  what it must hash to, such as "md5:0123..."; a file at `path` that does not is replaced
+    name    what to call it where no URL gives it; default: the first URL
+    hint    what else can be done then, after "download it on another machine and put it at PATH"
 
-def obtain(file: str) -> Path:
-    """The file in the cache; it is downloaded, or what is missing of it, where it is not there."""
-    if found := cached(file):
-        return found
-    path = cache_folder() / file
-    part, url = path.with_name(f"{file}.part"), f"{source()}/{quote(file)}"
+    Of several processes that want it one downloads, and the others wait. UserError if no URL gives it, and on Ctrl-C; OSError,
+    with the file's name, if the disk fails.
+    """
+    if is_there(path, digest):
+        return
+    part = path.with_name(f"{path.name}.part")
     lock = part.with_name(f"{part.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(lock, f"downloads {file}"):
-            if not cached(file):
-                download(url, part, path)
+        with locked(lock, f"downloads {path.name}"):
+            if not is_there(path, digest):
+                from_any(urls, part, digest)
+                os.replace(part, path)
+                record_of(part).unlink(missing_ok=True)
             with suppress(OSError):  # whoever waits finds the file, with or without this lock
                 os.unlink(lock)
+    except Failed as error:
+        there = f"; {what_is_there(part)}" if size_of(part) else ""
+        raise UserError(f"{name or urls[0]} could not be downloaded ({error}){there}; by hand: download "
+                        f"{urls[0] if name else 'it'} on another machine and put it at {path}{hint}.") from error
     except KeyboardInterrupt as error:
         raise UserError(f"stopped: {what_is_there(part)}.") from error
     except OSError as error:
-        raise UserError(f"{disk_trouble(error, part)[:-1]}; what is downloaded stays, and GUIDED_SAMPLE_CACHE may name "
-                        f"another folder.") from error
-    return path
+        error.filename = error.filename or str(part)
+        raise
 
 
-def source() -> str:
-    """The URL of the folder to download from."""
-    mirror = os.environ.get("GUIDED_SAMPLE_MIRROR") or SOURCE
-    try:
-        url = urlsplit(mirror)
-        usable = bool(url.scheme in ("http", "https") and url.hostname and url.port != 0)
-    except ValueError:
-        usable = False
-    if not usable or not re.fullmatch(r"[!-~]+", mirror) or set(mirror) & set("?#@"):
-        raise UserError(f"GUIDED_SAMPLE_MIRROR is {mirror!r}, which is not a plain URL of a folder; give one such as "
-                        f"https://host/folder, with http or https and without a query or a password.")
-    return mirror.rstrip("/")
+def is_there(path: Path, digest: str | None) -> bool:
+    return os.path.isfile(path) and (digest is None or digest_of(path, digest.partition(":")[0]) == digest)
 
 
-def download(url: str, part: Path, path: Path) -> None:
-    """Connects again and again until `part` is whole, then names it `path`."""
+def digest_of(path: Path, algorithm: str) -> str:
+    """Of a file, such as "sha256:0123...". OSError if it cannot be read."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with open(path, "rb") as file, tqdm(total=size_of(path), unit="B", unit_scale=True, delay=3, leave=False,
+                                        desc=f"checking {path.name}", dynamic_ncols=True) as bar:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+            bar.update(len(chunk))
+    return f"{algorithm}:{digest.hexdigest()}"
+
+
+def from_any(urls: Sequence[str], part: Path, digest: str | None) -> None:
+    """Makes `part` whole, and sees that it is on the disk. Failed, with all reasons, if no URL gives it."""
+    reasons = []
+    for url in urls:
+        try:
+            from_one(url, part, PATIENCE if url == urls[-1] else 1)
+            if digest and (found := digest_of(part, digest.partition(":")[0])) != digest:
+                part.unlink()
+                raise Failed(f"{url} gives a corrupted or another file, of {found}, not {digest}")
+            with open(part, "rb") as file:
+                return os.fsync(file.fileno())
+        except Failed as error:
+            reasons.append(" ".join(str(error).split()).rstrip("."))  # a server's words may go over several lines
+    raise Failed("; ".join(dict.fromkeys(reasons)))
+
+
+def from_one(url: str, part: Path, patience: int) -> None:
+    """Connects again and again until `part` is whole. Failed after so many tries in a row that bring nothing."""
     failures, furthest, first = 0, size_of(part), True
     while True:
         try:
-            connect(url, part, path)
-            break
+            return connect(url, part)
         except Broken as error:
             failures = 0 if size_of(part) > furthest else failures + 1  # to begin anew for ever is no progress
             furthest = max(furthest, size_of(part))
-            if failures == PATIENCE or first and isinstance(error.__cause__, URLError):  # no network: not worth a wait
-                raise failure(url, error, part, path) from error
+            if failures == patience or first and isinstance(error.__cause__, URLError):  # no network: not worth a wait
+                raise Failed(error) from error
             time.sleep(BACKOFF * 2 ** failures)
             first = False
-    with open(part, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    record_of(part).unlink(missing_ok=True)
 
 
-def connect(url: str, part: Path, path: Path) -> None:
+def connect(url: str, part: Path) -> None:
     """One connection. Adds what it brings to `part`, and returns when that is whole."""
     known, have = remembered(part), size_of(part)
     if have and have == known.get("size"):  # stopped between the last byte and the new name
@@ -117,17 +131,17 @@ def connect(url: str, part: Path, path: Path) -> None:
         if error.code == 416:  # nothing follows our bytes at the server: they are not the beginning of its file
             part.unlink(missing_ok=True)
         elif error.code < 500 and error.code not in (408, 425, 429):
-            raise failure(url, f"HTTP {error.code} {error.reason}", part, path) from error
+            raise Failed(f"HTTP {error.code} {error.reason}") from error
         raise Broken(f"HTTP {error.code} {error.reason}") from None
     except (OSError, HTTPException) as error:
         raise Broken(getattr(error, "reason", error)) from error
     with response:
-        receive(response, url, part, path, known if resuming else None)
+        receive(response, part, known if resuming else None)
 
 
-def receive(response: HTTPResponse, url: str, part: Path, path: Path, resumed: dict[str, Any] | None) -> None:
+def receive(response: HTTPResponse, part: Path, resumed: dict[str, Any] | None) -> None:
     if response.headers.get_content_type() == "text/html":  # before anything of `part` is given up for it
-        raise failure(url, "a web page came, not a model: perhaps that of a login or of a proxy", part, path)
+        raise Failed("a web page came, not a file: perhaps that of a login or of a proxy")
     have = size_of(part)
     if response.status == 206:
         sent = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
@@ -141,7 +155,7 @@ def receive(response: HTTPResponse, url: str, part: Path, path: Path, resumed: d
         open(part, "wb").close()  # first: no other version's bytes are ever under this one's name
         tags = {name: response.headers[name] for name in VERSION if name in response.headers}
         write_json(record_of(part), {"size": size} | tags)
-    with open(part, "ab") as file, tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=path.name,
+    with open(part, "ab") as file, tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=part.stem,
                                         dynamic_ncols=True) as bar:
         while True:
             try:
@@ -157,14 +171,6 @@ def receive(response: HTTPResponse, url: str, part: Path, path: Path, resumed: d
     if size is not None and size_of(part) > size:
         part.unlink()
         raise Broken("more came than the file's announced size")
-
-
-def failure(url: str, why: object, part: Path, path: Path) -> UserError:
-    why = " ".join(str(why).split())  # a server's words, or a library's, may go over several lines
-    there = f"; {what_is_there(part)}" if size_of(part) else ""
-    return UserError(f"{url} could not be downloaded ({why}){there}; by hand: download it on another machine and put it at "
-                     f"{path}, or set GUIDED_SAMPLE_MIRROR to the URL of a folder that has {path.name}, or "
-                     f"GUIDED_SAMPLE_CACHE to a folder that has it.")
 
 
 def size_of(path: Path) -> int:
@@ -195,34 +201,3 @@ def what_is_there(part: Path) -> str:
     of = f" of {tqdm.format_sizeof(known['size'], 'B')}" if known.get("size") else ""
     then = "goes on from there" if certain_version(known) else "begins anew, as the server does not tell versions apart"
     return f"{tqdm.format_sizeof(size_of(part), 'B')}{of} are in {part}, and the same command {then}"
-
-
-def checked_digest(path: Path) -> str:
-    """SHA-256 of a file in the cache: recorded beside it at first use, and from then on refused if another.
-
-    The record, FILE.sha256, is one of the sha256sum tool's. A folder that cannot be written to does without it.
-    """
-    record, recorded = path.with_name(f"{path.name}.sha256"), None
-    digest = hashlib.sha256()
-    try:
-        if record.exists():
-            line = re.fullmatch(r"([0-9a-f]{64}) [ *](.*)\n?", record.read_text(encoding="utf-8", errors="replace"))
-            if not line or line[2] != path.name:
-                raise UserError(f"{record} is not the record of a SHA-256 of {path.name}; remove it to have it made anew.")
-            recorded = line[1]
-        with open(path, "rb") as file, tqdm(total=size_of(path), unit="B", unit_scale=True, delay=3, leave=False,
-                                            desc=f"checking {path.name}", dynamic_ncols=True) as bar:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-                bar.update(len(chunk))
-    except OSError as error:
-        raise UserError(disk_trouble(error, error.filename or path)) from error
-    found = digest.hexdigest()
-    if recorded is None:
-        with suppress(UserError, OSError):  # OSError: a file system that is mounted read-only
-            with atomic_write(record) as temporary:
-                temporary.write_text(f"{found}  {path.name}\n", encoding="utf-8")
-    elif found != recorded:
-        raise UserError(f"{path} has the SHA-256 {found[:12]}..., but {recorded[:12]}... when it was first used; remove it "
-                        f"to download it again, or {record.name} if the change is meant.")
-    return found

@@ -3,9 +3,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from guided_sample.loaders.loaded import DEFAULT_STEPS, Advice
+from guided_sample.advice import Advice
+from guided_sample.samplers import SAMPLERS
+from noisy_clf.checkpoints.cache import cached
 from noisy_clf.checkpoints.model_folder import ModelFolder, bundled_models
-from noisy_clf.checkpoints.download import cached
 from noisy_clf.checkpoints.released import CLASSIFIERS, DENOISERS
 
 
@@ -38,9 +39,9 @@ MODELS = {
 
 
 def defaults(advice: Advice) -> tuple[str, str]:
-    """Scale and steps, for ddpm | ddim."""
-    return (" | ".join(f"{advice.scale_for(sampler):g}" for sampler in DEFAULT_STEPS) if advice.classifier else "-",
-            " | ".join(advice.steps_for(sampler, 1000) for sampler in DEFAULT_STEPS))
+    """Scale and steps, for each sampler."""
+    return (" | ".join(f"{advice.scale_for(sampler):g}" for sampler in SAMPLERS) if advice.classifier else "-",
+            " | ".join(advice.steps_for(sampler, 1000) for sampler in SAMPLERS))
 
 
 def table() -> str:

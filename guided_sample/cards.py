@@ -1,0 +1,52 @@
+"""What is known of a model before it is loaded, or even downloaded: from its name, or its folder's configuration."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from guided_sample.advice import Advice, advice_of
+from guided_sample.released import MODELS
+from guided_sample.request import Request
+from noisy_clf import imagenet
+from noisy_clf.checkpoints.diffusers_scheduler import is_diffusers_folder
+from noisy_clf.checkpoints.cache import cached
+from noisy_clf.checkpoints.model_folder import Kind, ModelFolder
+from noisy_clf.checkpoints.released import RELEASED
+
+
+@dataclass(frozen=True)
+class Card:
+    """Of a denoiser or a classifier; None: it must be loaded to know.
+
+    class_names  () where it knows no classes
+    small_size   of an upsampler: the size that it enlarges from
+    upsampler    what enlarges its samples, where that is known
+    """
+
+    T: int | None = None
+    class_names: tuple[str, ...] | None = None
+    small_size: int | None = None
+    advice: Advice = Advice()
+    upsampler: str | None = None
+
+
+def card_of(name_or_path: str, kind: Kind) -> Card:
+    """UserError where there is no such model, or its folder is none."""
+    path = Path(name_or_path)
+    if name_or_path in RELEASED[kind]:
+        settings = RELEASED[kind][name_or_path].settings
+        names = settings.get("class_names", ())
+        known = MODELS[name_or_path] if kind == "denoiser" else None
+        return Card(settings["T"], imagenet.class_names() if names == "imagenet" else tuple(names), settings.get("small_size"),
+                    known.advice if known else Advice(), known.upsampler if known else None)
+    if path.is_file() or is_diffusers_folder(path) or name_or_path.startswith("timm:") or ".py:" in name_or_path:
+        return Card()
+    folder = ModelFolder.open(name_or_path, kind)
+    return Card(folder.T, folder.class_names, None, advice_of(folder))
+
+
+def not_downloaded(request: Request) -> list[str]:
+    """The files of released models that the request needs and the cache lacks."""
+    needed = ((request.model, "denoiser"), (request.classifier, "classifier"), (request.upsample, "denoiser"))
+    files = [RELEASED[kind][name].file for name, kind in needed if name in RELEASED[kind]]
+    return [file for file in files if cached(file) is None]

@@ -1,0 +1,66 @@
+"""Guides of one's own: functions of a Look in a Python file, which is run."""
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from guided_sample.guides import GuideSpec
+from guided_sample.guides.scales import within
+from guided_sample.model import Guide, Look
+from noisy_clf.errors import UserError
+
+
+def load_guide(spec: GuideSpec) -> Guide:
+    """UserError where the file does not run, or has no such function."""
+    name = f"{Path(spec.source).name}:{spec.name}"
+    function = load_object(spec.source, spec.name)
+    if not callable(function):
+        raise UserError(f"{name} is a {type(function).__name__}; a guide is a function of a Look that returns a log-density.")
+
+    def log_density(look: Look) -> Tensor:
+        try:
+            return function(look)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a function of somebody's may stumble over
+            raise UserError(f"{name} failed at t = {int(look.step.t)} for samples 0 to {len(look.x_t) - 1} of the batch: "
+                            f"{what_happened(error, spec.source)}.") from error
+    return Guide(log_density, spec.scale if spec.interval is None else within(spec.interval, spec.scale), name)
+
+
+def load_object(source: str, name: str) -> Any:
+    """What the Python file calls `name`."""
+    path = Path(source)
+    module_spec = importlib.util.spec_from_file_location(f"guide_{path.stem}", path)
+    if module_spec is None or module_spec.loader is None:
+        raise UserError(f"{path} is no Python file; its name must end in .py.")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.path.insert(0, str(path.parent.resolve()))  # it may import what lies beside it
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:  # whatever a file of somebody's may stumble over
+        raise UserError(f"{path} fails when it is imported: {what_happened(error, source)}.") from error
+    finally:
+        sys.path.pop(0)
+    if not hasattr(module, name):
+        own = [one for one, value in vars(module).items() if not one.startswith("_") and callable(value)
+               and getattr(value, "__module__", None) == module.__name__]
+        near = difflib.get_close_matches(name, own, n=1)
+        raise UserError(f"{path} has no {name!r}; " + (f"did you mean {near[0]}?" if near else
+                        f"it defines: {', '.join(own)}." if own else "it defines no function."))
+    return getattr(module, name)
+
+
+def what_happened(error: Exception, source: str) -> str:
+    """The error in a few words, with the line of the file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [error.lineno] if isinstance(error, SyntaxError) else [
+        frame.lineno for frame in frames if Path(frame.filename).resolve() == Path(source).resolve()]
+    text = " ".join(str(error).split()).rstrip(".")[:160]
+    return f"{type(error).__name__}{f' ({text})' if text else ''}{f' in line {lines[-1]}' if lines else ''}"

@@ -1,0 +1,72 @@
+"""What a value of a request may be: checked alike in a flag's text, in a file and in Python."""
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import click
+
+
+class Real(click.types.FloatParamType):
+    """A finite number from `least` to `most`."""
+
+    def __init__(self, least: float = -math.inf, most: float = math.inf) -> None:
+        self.least, self.most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        number = float(super().convert(value, param, ctx))  # type: ignore[arg-type]
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number; try 1 or 0.", param, ctx)
+        if not self.least <= number <= self.most:
+            self.fail(f"{number:g} is not in the range {self.least:g}<=x<={self.most:g}.", param, ctx)
+        return number
+
+
+class Whole(click.IntRange):
+    """A whole number."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            self.fail(f"{value!r} is not a whole number.", param, ctx)
+        return super().convert(value, param, ctx)  # type: ignore[arg-type]
+
+
+class Text(click.ParamType):
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not isinstance(value, str):
+            self.fail(f"{value!r} is not text in quotes.", param, ctx)
+        return value
+
+
+class Steps(click.ParamType):
+    """Text as steps.py reads it, a number of steps, or the timesteps one by one."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | tuple[int, ...]:
+        if type(value) is int:
+            return str(value)
+        if isinstance(value, list | tuple) and value and all(type(t) is int for t in value):
+            return tuple(value)
+        if not isinstance(value, str):
+            self.fail(f"{value!r} are no steps such as 250, \"ddim25\" or [0, 250, 500, 750].", param, ctx)
+        return value
+
+
+class Words(click.ParamType):
+    """One word or several: text, and where `numbers` are meant too, whole numbers."""
+
+    name = "text"
+
+    def __init__(self, numbers: bool = False) -> None:
+        self.kinds = (str, int) if numbers else (str,)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str | int, ...]:
+        words = tuple(value) if isinstance(value, list | tuple) else (value,)
+        if not all(isinstance(word, self.kinds) and not isinstance(word, bool) for word in words):
+            self.fail(f"{value!r} is neither text nor a list of it.", param, ctx)
+        return words

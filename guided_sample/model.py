@@ -1,0 +1,225 @@
+"""What samplers see: a Model says, for x_t and a step, what x_0 is thought to be and where to steer.
+
+Models are made of models; the order of the wrappers is the order of the algorithm. ADM's own (Algorithms 1 and 2) is
+
+    steered(thresholded(labelled(denoiser, y), clip), Guide(log_prob_of(classifier, y), scale))
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from guided_sample.denoiser import Denoiser
+from guided_sample.posterior import posterior_mean, reverse_variance
+from guided_sample.steps import Step
+from noisy_clf.errors import UserError
+
+
+class Prediction(NamedTuple):
+    """What a model says of one reverse step.
+
+    x0_hat       float32 [B,C,H,W], clipped or thresholded as it shall be
+    variance     of the step: a number, or [B,C,H,W] where it is learned
+    gradient     of log_density with respect to x_t [B,C,H,W]: to be added to the score
+    log_density  of all guides, scaled, in nats [B]
+    eps          the noise to put back, where it is not that of x0_hat itself (CFG++)
+    """
+
+    x0_hat: Tensor
+    variance: Tensor | float
+    gradient: Tensor | None = None
+    log_density: Tensor | None = None
+    eps: Tensor | None = None
+
+
+Model = Callable[[Tensor, Step], Prediction]
+Scale = Callable[[Step], float | Tensor]  # at a step: one number, or one for each sample [B]
+
+
+class Look:
+    """What a guide may look at: x_t [B,C,H,W] at t int64 [B], numbers of the step, and x0_hat as the model has it.
+
+    x0_hat runs the denoiser when it is first asked for, once a step, for the guides and the sampler together. Gradients run
+    back through all of it to x_t.
+    """
+
+    def __init__(self, model: Model, x_t: Tensor, step: Step, t: int | None = None) -> None:
+        self.x_t, self.step = x_t, step
+        self.t = torch.full((len(x_t),), step.t if t is None else t, device=x_t.device)
+        self._model = model
+
+    @cached_property
+    def prediction(self) -> Prediction:
+        return self._model(self.x_t, self.step)
+
+    @property
+    def x0_hat(self) -> Tensor:
+        return self.prediction.x0_hat
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A log-density to climb.
+
+    log_density  (look) -> nats [B]: log p(y | x_t), a similarity, any differentiable loss negated
+    scale        how strongly, by the step; or the same number for all steps, or one for each sample [B]. Where it is 0
+                 throughout, log_density is not called
+    name         what messages call it
+    """
+
+    log_density: Callable[[Look], Tensor]
+    scale: Scale | float | Tensor = 1.0
+    name: str = "the guide"
+
+    def asleep_at(self, step: Step) -> bool:
+        return is_everywhere(at(self.scale, step), 0)
+
+    def scaled(self, look: Look) -> Tensor:
+        """scale * log_density, float32 [B]: scaled before the gradient is taken, a sample's scale is that of all its pixels."""
+        found = self.log_density(look)
+        B, t = len(look.x_t), int(look.step.t)
+        if not isinstance(found, Tensor) or found.shape != (B,) or not found.is_floating_point():
+            told = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else repr(found)[:60]
+            raise UserError(f"{self.name} gave {told} at t = {t} for samples 0 to {B - 1} of the batch; a log-density is "
+                            f"a floating-point tensor [{B}], one number for each sample.")
+        if not found.requires_grad:
+            raise UserError(f"{self.name} gave a log-density without a gradient at t = {t} for samples 0 to {B - 1} of the "
+                            f"batch; compute it from look.x_t or look.x0_hat, by differentiable functions.")
+        return found.float() * for_each_sample(at(self.scale, look.step), found, self.name)
+
+
+def at(scale: Scale | float | Tensor, step: Step) -> float | Tensor:
+    return scale(step) if callable(scale) else scale
+
+
+def is_everywhere(scale: float | Tensor, number: float) -> bool:
+    return bool((scale == number).all()) if isinstance(scale, Tensor) else scale == number
+
+
+def for_each_sample(scale: float | Tensor, values: Tensor, name: str) -> float | Tensor:
+    """The scale as a factor of values [B,...]: a number, or a sample's own for all that is the sample's."""
+    if not isinstance(scale, Tensor):
+        return scale
+    if scale.shape not in ((), values.shape[:1]):
+        raise UserError(f"the scale of {name} is shaped {list(scale.shape)}; it is one number, or one for each of the "
+                        f"{len(values)} samples.")
+    return scale.to(values.device, torch.float32).reshape(-1, *[1] * (values.ndim - 1))
+
+
+def labelled(denoiser: Denoiser, y: Tensor | None) -> Model:
+    """The denoiser told the classes y int64 [B]; None for an unconditional one."""
+    def model(x_t: Tensor, step: Step) -> Prediction:
+        t = torch.full((len(x_t),), step.t, device=x_t.device)
+        x0_hat, v = denoiser(x_t, t, y)
+        return Prediction(x0_hat, reverse_variance(step, denoiser.variance, v))
+    return model
+
+
+def contrast(strong: Model, weak: Model, scale: Scale | float | Tensor) -> Model:
+    """weak + scale (strong - weak) in x0_hat, with the strong one's variance: classifier-free guidance (where Ho & Salimans'
+    w is scale - 1) and autoguidance. Where the scale is 1 throughout, the weak one is not run. Guides go around it: what
+    carries a gradient is refused, as the contrast of two gradients is that of no density.
+    """
+    def model(x_t: Tensor, step: Step) -> Prediction:
+        w, good = at(scale, step), strong(x_t, step)
+        both = [good] if is_everywhere(w, 1) else [good, weak(x_t, step)]
+        if any(prediction.gradient is not None for prediction in both):
+            raise UserError("contrast was given a model that is steered; steer the contrast instead: "
+                            "steered(contrast(...), guide).")
+        if len(both) == 1:
+            return good
+        difference = good.x0_hat - both[1].x0_hat
+        return good._replace(x0_hat=both[1].x0_hat + for_each_sample(w, difference, "the contrast") * difference)
+    return model
+
+
+def thresholded(model: Model, how: Callable[[Tensor], Tensor]) -> Model:
+    """The model with `how` applied to its x0_hat. A gradient that it carries goes into x0_hat first, and so acts in every
+    sampler as it does in DDIM: outside of `steered`, x0_hat is guided and then thresholded, as fast solvers want it."""
+    def thresholding(x_t: Tensor, step: Step) -> Prediction:
+        prediction = model(x_t, step)
+        if prediction.gradient is not None:
+            x0_hat, eps = guided(prediction, x_t, step)
+            prediction = prediction._replace(x0_hat=x0_hat, gradient=None, eps=None if prediction.eps is None else eps)
+        return prediction._replace(x0_hat=how(prediction.x0_hat))
+    return thresholding
+
+
+def clip(x0_hat: Tensor) -> Tensor:
+    """To the range of images, [-1,1]."""
+    return x0_hat.clamp(-1, 1)
+
+
+def steered(model: Model, *guides: Guide) -> Model:
+    """The model with the gradient of all guides' log-densities at x_t, taken in one pass and added to what it carries."""
+    def steering(x_t: Tensor, step: Step) -> Prediction:
+        awake = [guide for guide in guides if not guide.asleep_at(step)]
+        if not awake:
+            return model(x_t, step)
+        inner = torch.is_grad_enabled() and x_t.requires_grad  # a guide around this model looks through it
+        look = Look(model, x_t if inner else x_t.detach().requires_grad_(), step)
+        density, gradient = climbed(awake, look, keep=inner)
+        prediction = look.prediction  # without a graph where no guide has asked for x0_hat
+        if not inner:
+            prediction = prediction._replace(x0_hat=prediction.x0_hat.detach(), variance=constant(prediction.variance))
+        return with_gradient(prediction, density, gradient)
+    return steering
+
+
+def steered_at_mean(model: Model, *guides: Guide) -> Model:
+    """As `steered`, but the gradient is taken at the mean of the step with t_prev (ADM Algorithm 1 as its paper writes it),
+    where guides can look at x_t alone."""
+    def no_estimate(x_t: Tensor, step: Step) -> Prediction:
+        raise UserError("at the mean of a step there is no x0_hat to look at; take the gradient at x_t.")
+
+    def steering(x_t: Tensor, step: Step) -> Prediction:
+        prediction = model(x_t, step)
+        awake = [guide for guide in guides if not guide.asleep_at(step)]
+        if not awake:
+            return prediction
+        mean = posterior_mean(step, x_t, prediction.x0_hat)
+        look = Look(no_estimate, mean.detach().requires_grad_(), step, max(step.t_prev, 0))
+        return with_gradient(prediction, *climbed(awake, look, keep=False))
+    return steering
+
+
+def climbed(guides: list[Guide], look: Look, keep: bool) -> tuple[Tensor, Tensor]:
+    """(the guides' log-density [B], its gradient at look.x_t): summed over the batch, each sample's gradient is its own."""
+    with torch.enable_grad():
+        density = sum((guide.scaled(look) for guide in guides[1:]), start=guides[0].scaled(look))
+        gradient, = torch.autograd.grad(density.sum(), look.x_t, retain_graph=keep, allow_unused=True)
+    if gradient is None:
+        raise UserError(f"{', '.join(guide.name for guide in guides)}: the log-density does not depend on what is looked at; "
+                        f"compute it from look.x_t or look.x0_hat.")
+    return density.detach(), gradient.float()
+
+
+def with_gradient(prediction: Prediction, density: Tensor, gradient: Tensor) -> Prediction:
+    """The prediction with one more density, beside those that it carries."""
+    if prediction.gradient is not None:
+        gradient = prediction.gradient + gradient
+    if prediction.log_density is not None:
+        density = prediction.log_density + density
+    return prediction._replace(gradient=gradient, log_density=density)
+
+
+def constant(variance: Tensor | float) -> Tensor | float:
+    return variance.detach() if isinstance(variance, Tensor) else variance
+
+
+def guided(prediction: Prediction, x_t: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    """(x0_hat, eps) with the gradient in them: eps - sqrt(1 - alpha_bar) * gradient, and its x0_hat. (ADM Algorithm 2)"""
+    signal, noise = step.alpha_bar ** 0.5, (1 - step.alpha_bar) ** 0.5
+    x0_hat, gradient = prediction.x0_hat, prediction.gradient
+    eps = (x_t - signal * x0_hat) / noise
+    if gradient is not None:
+        eps = eps - noise * gradient
+        x0_hat = (x_t - noise * eps) / signal
+    if prediction.eps is not None:
+        eps = prediction.eps if gradient is None else prediction.eps - noise * gradient
+    return x0_hat, eps

@@ -1,0 +1,226 @@
+"""A Plan is a request, loaded and checked; it draws samples in memory. Every refusal lies behind `Plan.of`."""
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from guided_sample.cards import Card
+from guided_sample.denoiser import Denoiser
+from guided_sample.finite import Watch
+from guided_sample.guides import GuideSpec
+from guided_sample.guides.classifier import Classifier, log_prob, log_prob_of
+from guided_sample.labels import Labels
+from guided_sample.loaders import load_model
+from guided_sample.loading import card_of_loaded, load, without_names
+from guided_sample.model import Guide, Model, clip, labelled, steered, steered_at_mean, thresholded
+from guided_sample.manifest import Manifest
+from guided_sample.request import Request
+from guided_sample.resolve import resolve
+from guided_sample.samplers import SAMPLERS
+from guided_sample.steps import Step, kept_timesteps, steps
+from guided_sample.upsample import enlarging, refuse_misfit
+from noisy_clf.checkpoints.model_folder import DEFAULTS
+from noisy_clf.checkpoints.settings import read_settings
+from noisy_clf.classifier import NoisyClassifier
+from noisy_clf.errors import UserError
+from noisy_clf.execution import dtype_of, exact_float32, pick_device, quicken
+from noisy_clf.files import defaults_of
+from noisy_clf.noise import SampleNoise
+
+DRAWING: tuple[int, ...] = ()  # the noise's streams; (1,) is that of random labels
+UPSAMPLING: tuple[int, ...] = (2,)
+
+
+class Batch(NamedTuple):
+    """Samples: x_0 float32 [B,C,H,W] in [-1,1], the images uint8 [B,H,W,C], and a line of samples.jsonl for each."""
+
+    x_0: Tensor
+    images: np.ndarray
+    lines: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `Plan.of` made of a request.
+
+    request     with every default filled in
+    labels      which class each sample is asked to show
+    denoiser    the model, frozen
+    classifier  None: no class is asked for, or of a class-conditional model alone
+    guides      the others
+    steps       in the sampler's order
+    digests, configs  what the images depend on beside the request, as the manifest keeps it
+    stream      of the samples' noise
+    settings_given  by somebody, for a denoiser in a bare file
+    second      the plan that enlarges this one's samples, where that is asked for
+    """
+
+    request: Request
+    labels: Labels
+    denoiser: Denoiser
+    classifier: Classifier | None
+    guides: tuple[Guide, ...]
+    steps: list[Step]
+    device: torch.device
+    digests: dict[str, str]
+    configs: dict[str, Any]
+    stream: tuple[int, ...] = DRAWING
+    settings_given: bool = False
+    second: Plan | None = None
+
+    @classmethod
+    def of(cls, request: Request, device: str | torch.device = "auto", classifier: Classifier | None = None) -> Plan:
+        """UserError for all that cannot be done. What names alone tell is told before anything is downloaded or loaded.
+
+        classifier  a module to guide with in place of the named one (guides/classifier.py says what it must offer)
+        """
+        where = device if isinstance(device, torch.device) else pick_device(device)
+        request, models = load(request, classifier)
+        exact_float32()
+        loaded, guiding = models.denoiser, models.classifier
+        asked, labels = resolve(request, card_of_loaded(request.model, loaded),
+                                lambda name: Card(class_names=guiding.classifier.class_names if guiding else None))
+        assert labels is not None and asked.steps is not None
+        plan = cls(replace(asked, upsample=None, upsample_config=None, upsample_steps=None), labels, loaded.denoiser,
+                   guiding.classifier if guiding else None, models.guides, steps(asked.steps, loaded.denoiser.schedule),
+                   where, models.digests, models.configs, settings_given=loaded.settings_given)
+        if asked.upsample is not None:
+            plan = replace(plan, second=enlarger(asked, plan, request.steps))
+        refuse_other_digests(request, plan.second or plan)
+        return plan
+
+    def model(self, indices: Sequence[int], small: Tensor | None = None) -> Model:
+        """What the sampler sees for the samples of these indices.
+
+        small  for a second stage: the images to enlarge [B,C,h,w] in [-1,1]
+        """
+        labels = self.labels_of(indices)
+        y = None if labels[0] is None else torch.tensor(labels, device=self.device)
+        denoiser = self.denoiser if small is None else enlarging(self.denoiser, small.to(self.device))
+        model = labelled(denoiser, y if denoiser.class_names else None)
+        if self.request.threshold == "static":
+            model = thresholded(model, clip)
+        guides = self.guides
+        if self.classifier is not None and y is not None and self.request.scale:
+            guides = Guide(log_prob_of(self.classifier, y), self.request.scale, "the classifier"), *guides
+        return (steered if self.request.grad_at == "x_t" else steered_at_mean)(model, *guides)
+
+    def draw(self, indices: Sequence[int], after_step: Callable[[], object] = lambda: None,
+             small: Tensor | None = None) -> Batch:
+        """The samples of these indices, each depending on the request and its index alone. No disk is needed."""
+        self.started
+        noise = SampleNoise(self.request.seed, indices, self.denoiser.shape, self.device, self.stream)
+        names = [guide.name for guide in self.guides]
+        watch = Watch(list(indices), " and ".join((["the classifier"] if self.classifier is not None else []) + names))
+        sampler = SAMPLERS[self.request.sampler].load()
+        with self.precision():
+            x_T = noise()
+            for moment in sampler(watch.over(self.model(indices, small)), x_T, self.steps, noise, **self.request.knobs):
+                after_step()
+            watch.read()
+            x_0 = moment.x_t.clamp(-1, 1)
+            lost = (~x_0.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
+            if lost:
+                raise UserError(f"sample {', '.join(str(indices[i]) for i in lost)} came out as NaN: the model is damaged, or "
+                                f"it diverged; try a smaller --scale, or --precision float32.")
+            return Batch(x_0, to_pixels(x_0), self.lines(indices, x_0))
+
+    def lines(self, indices: Sequence[int], x_0: Tensor) -> list[dict[str, Any]]:
+        """samples.jsonl's: the class of each sample, and the classifier's log p(y | x_0)."""
+        labels, names = self.labels_of(indices), self.labels.names
+        log_probs: list[float | None] = [None] * len(indices)
+        if self.classifier is not None and labels[0] is not None:
+            y = torch.tensor(labels, device=self.device)
+            with torch.no_grad():
+                log_probs = [round(value, 4) for value in log_prob(self.classifier, x_0, torch.zeros_like(y), y).tolist()]
+        return [{"index": index, "class": label, "class_name": None if label is None or not names else names[label],
+                 "seed": self.request.seed, "log_prob": log_prob} for index, label, log_prob in zip(indices, labels, log_probs)]
+
+    def labels_of(self, indices: Sequence[int]) -> list[int | None]:
+        return [self.labels.of_sample(index, self.request.seed) for index in indices]
+
+    @cached_property
+    def started(self) -> bool:
+        """The networks are on the device, in their precision and the fastest memory layout; taken there at first use. (On two
+        AVX-512 cores U-Nets gain by channels-last from 64 pixels on, classifiers from 128; below they lose)"""
+        size, precision = self.denoiser.image_size, self.request.precision
+        quicken(self.denoiser.network.to(self.device), precision, channels_last=size >= 64)
+        if isinstance(self.classifier, nn.Module):
+            self.classifier.to(self.device)
+        if isinstance(self.classifier, NoisyClassifier):
+            quicken(self.classifier.network, precision, channels_last=size >= 128)
+        return True
+
+    def precision(self) -> AbstractContextManager[Any]:
+        precision = self.request.precision
+        return torch.autocast(self.device.type, dtype_of(precision), enabled=precision != "float32")
+
+    @property
+    def manifest(self) -> Manifest:
+        return Manifest(self.request.to_dict(), self.digests, self.configs)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What counts, in `identity`, for a setting of a network that a manifest lacks because it is newer than that."""
+        configs: dict[str, Any] = {}
+        for what, network in (("upsample" if self.request.upsample else "model", self.denoiser.network),
+                              ("classifier", getattr(self.classifier, "network", None))):
+            config = getattr(network, "config", None)
+            configs[what] = DEFAULTS | ({"network": defaults_of(type(config))} if is_dataclass(config) else {})
+        return {"configs": configs}
+
+    def identity(self, manifest: Manifest) -> dict[str, Any]:
+        """All that a manifest's images depend on, whatever its models are called and wherever they lie."""
+        request = Request.of(manifest.request)
+        values = {key: value for key, value in request.to_dict().items() if key not in NAMES}
+        spec = values.pop("upsample_steps", None) or values["steps"]
+        with suppress(UserError):  # of a model with another T: what differs is the model
+            values["steps"] = kept_timesteps(spec, self.denoiser.schedule.T)
+        guides = [{**asdict(GuideSpec.parse(text)), "source": None} for text in request.guide]
+        return json.loads(json.dumps(values | {"guide": guides, "digests": manifest.digests, "configs": manifest.configs}))
+
+
+NAMES = ("model", "model_config", "model_flags", "classifier", "classifier_config", "classifier_flags", "upsample",
+         "upsample_config", "num_samples")
+
+
+def enlarger(asked: Request, first: Plan, spec: str | tuple[int, ...] | None) -> Plan:
+    """The plan that enlarges the first one's samples: no guidance, noise of its own. `spec` is what --steps said."""
+    assert asked.upsample is not None
+    loaded = load_model(asked.upsample, read_settings(asked.upsample_config, None, "denoiser"))
+    refuse_misfit(loaded.denoiser, first.denoiser, first.labels.names if first.labels.any else None)
+    schedule = loaded.denoiser.schedule
+    spec = asked.upsample_steps or spec or loaded.advice.steps_for(asked.sampler, schedule.T)
+    return replace(
+        first, request=replace(asked, upsample_steps=spec), denoiser=loaded.denoiser, classifier=None, guides=(),
+        steps=steps(spec, schedule), digests=first.digests | {"upsample": loaded.digest},
+        configs=first.configs | {"upsample": without_names(loaded.config)}, stream=UPSAMPLING,
+        settings_given=loaded.settings_given)
+
+
+def refuse_other_digests(request: Request, plan: Plan) -> None:
+    """UserError where the request comes from a run that other weights, or another guide's file, have drawn."""
+    for what, digest in request.digests.items():
+        found = plan.digests.get(what)
+        if found != digest:
+            raise UserError(f"the request is of a run whose {what} had the SHA-256 {digest[:12]}..., and now it has "
+                            f"{f'{found[:12]}...' if found else 'none'}; give the one that it was drawn with, or another by "
+                            f"its flag.")
+
+
+def to_pixels(x_0: Tensor) -> np.ndarray:
+    """[B,C,H,W] in [-1,1] -> uint8 [B,H,W,C], fractions of a grey level cut off as in ADM's program."""
+    return ((x_0 + 1) * 127.5).clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def from_pixels(images: np.ndarray) -> Tensor:
+    """uint8 [B,H,W,C] -> [B,C,H,W] in [-1,1], as a second stage sees them. (ADM's program, when it upsamples)"""
+    return torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1

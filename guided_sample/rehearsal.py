@@ -1,0 +1,61 @@
+"""--dry-run: what a plan would do, how long it would take here, and how much disk."""
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from guided_sample.plan import Plan
+from guided_sample.run import default_batch, device_name
+from noisy_clf.noise import SampleNoise
+
+
+def rehearsal(plan: Plan, out: Path, batch_size: int | None) -> str:
+    """In words; takes the time of two steps of a batch."""
+    assert plan.request.num_samples is not None
+    told = [plan.request.to_toml()]
+    N, stages = plan.request.num_samples, [plan] + ([plan.second] if plan.second else [])
+    seconds, disk = 0.0, 0
+    for stage in stages:
+        size = min(batch_size or default_batch(stage.denoiser.image_size), N)
+        name = stage.request.upsample or stage.request.model
+        told.append(f"# {name}: {len(stage.steps)} steps of {N} samples in batches of {size}: "
+                    f"{evaluations(stage, N)}")
+        seconds += step_seconds(stage, size) * len(stage.steps) * math.ceil(N / size)
+        disk += 2 * N * math.prod(stage.denoiser.shape)  # the PNGs at most, and the npz
+    told.append(f"# about {tqdm.format_interval(seconds)} on {device_name(plan.device)}, and at most "
+                f"{tqdm.format_sizeof(disk, 'B')} in {out}")
+    return "\n".join(told)
+
+
+def evaluations(plan: Plan, N: int) -> str:
+    """How often which network would be run."""
+    counts = {"evaluations of the denoiser": len(plan.steps)}
+    if plan.classifier is not None and plan.labels.any and plan.request.scale:
+        counts["of the classifier, with its gradient"] = len(plan.steps)
+    for guide in plan.guides:
+        counts[f"of {guide.name}"] = sum(not guide.asleep_at(step) for step in plan.steps)
+    return ", ".join(f"{count * N} {what}" for what, count in counts.items())
+
+
+def step_seconds(plan: Plan, B: int) -> float:
+    """Of one step of a batch; the second of two."""
+    plan.started
+    indices: Sequence[int] = range(B)
+    small = None
+    if plan.denoiser.small_size is not None:
+        small = torch.zeros(B, plan.denoiser.channels, plan.denoiser.small_size, plan.denoiser.small_size)
+    x_t = SampleNoise(0, indices, plan.denoiser.shape, plan.device)()
+    model = plan.model(indices, small)
+    with plan.precision(), torch.no_grad():
+        for _ in range(2):
+            started = time.perf_counter()
+            model(x_t, plan.steps[len(plan.steps) // 2])
+            if plan.device.type == "cuda":
+                torch.cuda.synchronize(plan.device)
+            seconds = time.perf_counter() - started
+    return seconds

@@ -1,0 +1,159 @@
+"""A Request is all that an image depends on beside its index, as plain data: flags, a file and a run's manifest are one.
+
+Each field is a flag and a file's key (`classes` is --class and "class"); a sampler's own settings are its knobs. None stands
+for the model's own setting, or ADM's; `resolve.py` fills it in.
+"""
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from guided_sample.kinds import Real, Steps, Text, Whole, Words
+from guided_sample.manifest import Manifest
+from guided_sample.samplers import KNOBS, SAMPLERS
+from noisy_clf.errors import UserError
+from noisy_clf.files import read_table
+
+
+def asked(default: Any, kind: click.ParamType, help: str, **flag: Any) -> Any:
+    """A field: its default, what it may be, what --help says, and how else its flag differs from others."""
+    return field(default=default, metadata={"kind": kind, "help": help, "flag": flag})
+
+
+@dataclass(frozen=True)
+class Request:
+    model: str = asked("imagenet256-uncond", Text(), "The denoiser: a released or bundled model's name, or a path (a run, a "
+                       "diffusers folder, a .pt file).")
+    model_config: str | None = asked(None, Text(), "For a .pt file: what its tensors do not tell, as TOML or JSON (heads, "
+                                     "attention_order, schedule, T, ...), or the released model whose settings it has.",
+                                     metavar="FILE")
+    model_flags: str | None = asked(None, Text(), "The same, as the flags that guided-diffusion trained it with, quoted.",
+                                    metavar="FLAGS")
+    classifier: str | None = asked(None, Text(), "The noisy classifier: a name, a path, or FILE.py:NAME, a module of your own. "
+                                   "[default: the one that goes with the model]")
+    classifier_config: str | None = asked(None, Text(), "As --model-config, for the classifier.", metavar="FILE")
+    classifier_flags: str | None = asked(None, Text(), "As --model-flags, for the classifier.", metavar="FLAGS")
+    classes: tuple[str | int, ...] = asked((), Words(numbers=True), "A number, a name, a WordNet id, several (3,7 or given "
+                                           "again), all in turn, random, or none. [default: all, or none where there are none]",
+                                           multiple=True, metavar="CLASS")
+    scale: float | None = asked(None, Real(), "Guidance scale of the classifier; 0: no guidance. [default: the model's]")
+    guide: tuple[str, ...] = asked((), Words(), "A guide of your own, beside the classifier or (--class none) instead of it: "
+                                   "FILE.py:FUNCTION[,scale=20][,interval=0.2:3]. The function takes a look (look.x_t, look.t, "
+                                   "look.x0_hat) and returns a log-density for each sample; the interval is in sigma.",
+                                   multiple=True, metavar="GUIDE")
+    sampler: str = asked("ddpm", click.Choice(list(SAMPLERS)), "How to go from noise to an image.")
+    steps: str | tuple[int, ...] | None = asked(None, Steps(), "Timesteps to keep: 250, or ddim25 (a whole number apart), or "
+                                                "90,60,60,20,20 (so many in each section). [default: the model's]")
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    grad_at: str = asked("x_t", click.Choice(["x_t", "mean"]), "Where DDPM's gradient is taken: as ADM's program does it, or "
+                         "as its paper writes it.")
+    threshold: str = asked("static", click.Choice(["static", "none"]), "Clip x0_hat to [-1,1], or do not.")
+    num_samples: int | None = asked(None, Whole(min=1), "[default: 16, or two of each of several classes]")
+    upsample: str | None = asked(None, Text(), "Then enlarge the samples with the model's upsampler, or with this one, into "
+                                 "OUT/upsampled.", is_flag=False, flag_value="", metavar="[MODEL]")
+    upsample_config: str | None = asked(None, Text(), "As --model-config, for the upsampler.", metavar="FILE")
+    upsample_steps: str | tuple[int, ...] | None = asked(None, Steps(), "The upsampler's timesteps. [default: as --steps, or "
+                                                         "the upsampler's own]", metavar="STEPS")
+    seed: int = asked(0, Whole(min=0), "Of all noise, and of random classes.")
+    precision: str = asked("float32", click.Choice(["float32", "bf16"]), "Of the networks.")
+    digests: Mapping[str, str] = field(default_factory=dict)  # SHA-256 that model, classifier, upsample, guides must have
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.metadata and value is not None:
+                object.__setattr__(self, one.name, converted(one.metadata["kind"], value, key_of(one.name)))
+        if not isinstance(self.digests, Mapping) or not all(isinstance(digest, str) for digest in self.digests.values()):
+            raise UserError(f"digests: {self.digests!r} is no table of SHA-256 by what they are of.")
+        own = SAMPLERS[self.sampler].knobs
+        for name, value in self.knobs.items():
+            if name not in KNOBS:
+                raise UserError(f"no sampler has a setting {name!r}; there are: {', '.join(KNOBS)}.")
+            if name not in own and value != KNOBS[name].default:
+                owners = [sampler for sampler, entry in SAMPLERS.items() if name in entry.knobs]
+                raise UserError(f"{name} belongs to --sampler {' or '.join(owners)}, not to {self.sampler}; leave it out.")
+        object.__setattr__(self, "knobs", {name: converted(knob.kind, self.knobs.get(name, knob.default), name)
+                                           for name, knob in own.items()})
+        if self.grad_at == "mean" and not SAMPLERS[self.sampler].has_mean:
+            ancestral = " or ".join(sampler for sampler, entry in SAMPLERS.items() if entry.has_mean)
+            raise UserError(f"grad-at mean belongs to --sampler {ancestral}; {self.sampler} shifts eps at x_t.")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Request:
+        """From values by their keys; UserError for an unknown one, with the nearest, or one that is of another kind."""
+        refuse_unknown(values)
+        known = {field_of(key): value for key, value in values.items() if key not in KNOBS and value is not None}
+        return cls(**known, knobs={key: value for key, value in values.items() if key in KNOBS and value is not None})
+
+    def to_dict(self) -> dict[str, Any]:
+        """By the flags' names, as JSON has it; without what is not given, and without the digests."""
+        plain = {key_of(one.name): getattr(self, one.name) for one in fields(self) if one.metadata}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in (plain | dict(self.knobs)).items()
+                if value is not None}
+
+    def to_toml(self) -> str:
+        """The same, as a file for --request."""
+        return "\n".join(f"{key} = {json.dumps(value)}" for key, value in self.to_dict().items())  # of these values TOML too
+
+
+KEYS = [{"classes": "class"}.get(one.name, one.name) for one in fields(Request) if one.name != "knobs"] + list(KNOBS)
+
+
+def key_of(name: str) -> str:
+    return "class" if name == "classes" else name
+
+
+def field_of(key: str) -> str:
+    return "classes" if key == "class" else key
+
+
+def converted(kind: click.ParamType, value: Any, key: str) -> Any:
+    try:
+        return kind.convert(value, None, None)
+    except click.UsageError as error:
+        raise UserError(f"{key}: {error.format_message().removeprefix('Invalid value: ').rstrip('.')}.") from error
+
+
+def refuse_unknown(values: Mapping[str, Any]) -> None:
+    for key in values:
+        if key not in KEYS:
+            near = difflib.get_close_matches(key, KEYS, n=1)
+            raise UserError(f"unknown key {key!r}; " + (f"did you mean {near[0]}?" if near else
+                            f"this version knows: {', '.join(KEYS)}."))
+
+
+def read_request(path: Path) -> tuple[dict[str, Any], int | None]:
+    """(the values of a request by their keys, the batch size) from TOML, JSON or a manifest.json, which alone tells of batches:
+    to the last bit, images depend on them. UserError where the file is none of these."""
+    if not path.is_file():
+        raise UserError(f"there is no file {str(path)!r} with a request; give a TOML or JSON file, or a run's manifest.json.")
+    content = read_table(path, 'model = "digits"', '{"model": "digits", "class": 3}')
+    manifest = Manifest.of(content, path)
+    if manifest is None:
+        values = content
+    elif "upsample" in manifest.digests and "upsample" not in manifest.request:  # of an old release, which told but one stage
+        raise UserError(f"{path} is the manifest of enlarged images; give the one of the images that they were made from, "
+                        f"{path.parent.parent / path.name}, with --upsample.")
+    else:
+        values = manifest.request | {"digests": manifest.digests}
+    try:
+        Request.of(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return values, content.get("batch_size") if manifest else None
+
+
+def overridden(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's values but for those given as flags; a model that is given by a flag need not be the one that the file tells."""
+    new = dict(values) | dict(given)
+    if "class" in given and list(given["class"]) == ["none"]:  # which asks for no classifier, unless it is given too
+        new |= {key: given.get(key) for key in ("classifier", "scale")}
+    digests = {key: digest for key, digest in values.get("digests", {}).items()
+               if ("guide" if ":" in key else key) not in given and (":" in key or new.get(key) is not None)}
+    return new | {"digests": digests}

@@ -1,0 +1,102 @@
+"""From what was asked to what it means for these models: defaults filled in, nonsense refused.
+
+Done twice: with what names alone tell, before anything is downloaded or loaded, and with what the loaded models tell. What a
+card does not know stays open.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from guided_sample.cards import Card, card_of
+from guided_sample.guides import GuideSpec
+from guided_sample.labels import WORDS, Labels
+from guided_sample.request import Request
+from guided_sample.steps import kept_timesteps
+from noisy_clf.class_names import nameless
+from noisy_clf.errors import UserError
+
+NONE = ("none",)
+
+
+def resolve(asked: Request, model: Card, card_of_classifier: Callable[[str], Card]) -> tuple[Request, Labels | None]:
+    """(the request with every default filled in that the cards tell, the classes it asks for where they tell them)."""
+    refuse_idle(asked)
+    if model.small_size is not None:
+        raise UserError(f"{asked.model} is an upsampler, a second stage; give it as --upsample {asked.model}, after a --model "
+                        f"of {model.small_size} pixels.")
+    classifier = model.advice.classifier if asked.classifier is None else asked.classifier
+    if asked.classes == NONE:
+        classifier = None
+    if classifier is None and (asked.classifier_config is not None or asked.classifier_flags is not None):
+        raise UserError("settings of a classifier are given, and none is used; leave them out, or give --classifier.")
+    wanted = asked.classes or (NONE if classifier is None and model.class_names == () else
+                               () if classifier is None and model.class_names is None else ("all",))
+    names, labels = model.class_names, None
+    if classifier is not None and (not names or nameless(names)):
+        names = card_of_classifier(classifier).class_names
+    if wanted == NONE:
+        labels = Labels()
+        if model.class_names:
+            raise UserError(f"{asked.model} is class-conditional and cannot be sampled without a class; try --class random.")
+    elif names == ():
+        raise UserError(f"{asked.model} knows no classes and comes with no classifier; give --classifier, or --class none.")
+    elif names is not None and wanted:
+        labels = Labels.of(wanted, names)
+    steps = asked.steps
+    if model.T is not None:
+        steps = model.advice.steps_for(asked.sampler, model.T) if steps is None else steps
+        kept_timesteps(steps, model.T)
+    upsample = asked.upsample
+    if upsample == "":
+        upsample = model.upsampler
+        if upsample is None:
+            raise UserError(f"{asked.model} has no upsampler of its own; name one: --upsample imagenet64-256.")
+    return replace(
+        asked, classifier=classifier, scale=scale_of(asked, model, classifier, wanted), steps=steps, upsample=upsample,
+        classes=wanted if labels is None or wanted in (("random",), NONE) else labels.classes,
+        num_samples=asked.num_samples or (None if labels is None else default_number(labels))), labels
+
+
+def resolve_names(asked: Request, class_names: tuple[str, ...] | None = None) -> Request:
+    """The same by names alone, before anything is downloaded or loaded; class_names are of a classifier in memory."""
+    named, _ = resolve(asked, card_of(asked.model, "denoiser"), lambda name: Card(
+        class_names=class_names) if class_names else card_of(name, "classifier"))
+    if named.upsample is not None:
+        card = card_of(named.upsample, "denoiser")
+        if card.T is not None and card.small_size is None:
+            raise UserError(f"{named.upsample}, given as --upsample, is no upsampler; try imagenet64-256 or imagenet128-512.")
+        if card.T is not None and named.upsample_steps is not None:
+            kept_timesteps(named.upsample_steps, card.T)
+    return named
+
+
+def scale_of(asked: Request, model: Card, classifier: str | None, wanted: tuple[str | int, ...]) -> float | None:
+    if wanted == NONE and not asked.scale:
+        return 0.0
+    if classifier is not None:
+        return model.advice.scale_for(asked.sampler) if asked.scale is None else asked.scale
+    if asked.scale or asked.scale is None and not asked.guide and model.class_names and model.advice.scale_for(asked.sampler):
+        raise UserError(f"{asked.model} comes with no classifier; give --classifier, or --scale 0 to sample without guidance.")
+    return 0.0
+
+
+def default_number(labels: Labels) -> int:
+    return 2 * len(labels.classes) if 2 <= len(labels.classes) <= 16 else 16
+
+
+def refuse_idle(asked: Request) -> None:
+    """Refuses what nothing would use, and guides that are not there."""
+    if asked.upsample is None:
+        for flag in ("upsample_config", "upsample_steps"):
+            if getattr(asked, flag) is not None:
+                raise UserError(f"--{flag.replace('_', '-')} is given and --upsample is not; give both, or leave it out.")
+    if asked.classes == NONE:
+        for flag, given in (("classifier", asked.classifier), ("scale", asked.scale or None)):
+            if given is not None:
+                raise UserError(f"--class none asks for no class, and --{flag} {given} serves to ask for one; leave out one of "
+                                f"the two.")
+    if len(asked.classes) > 1 and (word := next((word for word in asked.classes if word in WORDS), None)):
+        raise UserError(f"--class {word} goes with no other; give it alone, or only numbers and names.")
+    for text in asked.guide:
+        GuideSpec.parse(text).refuse_missing()

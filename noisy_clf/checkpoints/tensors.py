@@ -1,0 +1,28 @@
+"""A file's tensors become a network's, if they are exactly those that it wants."""
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from noisy_clf.errors import UserError
+
+
+def refuse_other_tensors(path: Path, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """UserError that names a tensor of the file `path` that is missing, unknown or of another shape."""
+    missing, extra = [name for name in wanted if name not in found], [name for name in found if name not in wanted]
+    if missing or extra:
+        raise UserError(f"{path} does not fit its configuration: " + "; ".join(
+            f"{len(names)} {what} tensor{'s' * (len(names) > 1)}, such as {names[0]}"
+            for what, names in (("missing", missing), ("unknown", extra)) if names) + ".")
+    for name, tensor in wanted.items():
+        if found[name].shape != tensor.shape:
+            raise UserError(f"{path} does not fit its configuration: {name} has shape {list(found[name].shape)}, "
+                            f"not {list(tensor.shape)}.")
+
+
+def give_tensors(network: nn.Module, path: Path, tensors: dict[str, Tensor]) -> None:
+    """Makes the tensors the network's own, without a copy, and freezes it; what does not fit is refused by name."""
+    refuse_other_tensors(path, tensors, network.state_dict())
+    network.load_state_dict(tensors, assign=True)
+    network.eval().requires_grad_(False)

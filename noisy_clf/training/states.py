@@ -1,0 +1,60 @@
+"""A run's states on disk: written whole, the last few kept, and the newest that is whole to go on from."""
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from noisy_clf.errors import UserError
+from noisy_clf.files import atomic_write
+
+STATES = "states"
+
+
+def states(folder: Path) -> list[Path]:
+    """The training states in a run's folder, the newest first; a copy by another name is none."""
+    found = [path for path in (folder / STATES).glob("step-*.pt") if path.stem.removeprefix("step-").isdecimal()]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(state: Path) -> int:
+    return int(state.stem.removeprefix("step-"))
+
+
+def write_state(folder: Path, state: dict[str, Any], keep: int) -> None:
+    """Writes the state of step state["step"]; of it and those before it, `keep` remain."""
+    step = state["step"]
+    with atomic_write(folder / STATES / f"step-{step:07d}.pt") as temporary, open(temporary, "wb") as file:
+        torch.save(state, file)
+    older = [path for path in states(folder) if step_of(path) <= step]  # what is newer is damaged: see take_newest()
+    for path in [*older[keep:], *(folder / STATES).glob(".step-*.pt.tmp")]:  # those that a kill left
+        path.unlink(missing_ok=True)
+
+
+def take_newest(folder: Path, take: Callable[[dict[str, Any]], None], talk: bool) -> None:
+    """Gives `take` the newest state that is whole, if there is any; `take` raises whatever it likes on one that is not.
+
+    Damaged ones are passed over, which is told on stderr if `talk`; UserError where there are no others.
+    """
+    damaged = []
+    for path in states(folder):
+        try:
+            take(torch.load(path, map_location="cpu", weights_only=True))
+        except (MemoryError, torch.OutOfMemoryError):  # which say nothing against the file
+            raise
+        except Exception as error:  # whatever a damaged or foreign file makes torch raise
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # the disk's; EINVAL is a file cut short
+                raise
+            damaged.append(path)
+            continue
+        if damaged and talk:
+            print(f"{', '.join(map(str, damaged))} cannot be resumed from: damaged, or of another program; going on from "
+                  f"step {step_of(path)}.", file=sys.stderr)
+        return
+    if damaged:
+        raise UserError(f"{', '.join(map(str, damaged))} cannot be resumed from: damaged, or of another program; "
+                        f"remove {folder / STATES} to start this run from the beginning.")

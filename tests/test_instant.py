@@ -1,0 +1,135 @@
+"""What can be told without torch, whose import takes seconds, is."""
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LIGHT = ["noisy_clf.class_names", "noisy_clf.datasets", "noisy_clf.errors", "noisy_clf.execution", "noisy_clf.files",
+         "noisy_clf.imagenet", "noisy_clf.schedule", "noisy_clf.checkpoints.by_name", "noisy_clf.checkpoints.model_folder",
+         "noisy_clf.checkpoints.released", "noisy_clf.checkpoints.settings", "noisy_clf.networks.config",
+         "noisy_clf.training.config"]
+USES = """
+from noisy_clf.checkpoints.model_folder import ModelFolder
+from noisy_clf.checkpoints.released import DENOISERS
+from noisy_clf.class_names import class_index
+from noisy_clf.imagenet import class_names
+folder = ModelFolder.open("digits", "classifier")
+assert (folder.T, folder.image_size, class_index("seven", folder.class_names)) == (1000, 16, 7)
+assert class_index("n02099601", class_names()) == 207 and DENOISERS["imagenet64"].schedule.T == 1000
+"""
+HEAVY = ("torch", "timm", "torchvision", "diffusers", "sklearn", "scipy", "matplotlib")
+
+
+COMMANDS = {
+    "train-noisy-clf": "noisy_clf.cli.train:train_noisy_clf", "eval-noisy-clf": "noisy_clf.cli.evaluate:eval_noisy_clf",
+    "train-ddpm": "guided_sample.cli.train_ddpm:train_ddpm", "guided-sample": "guided_sample.cli.sample:guided_sample"}
+ANSWERS = [  # a command line, and what is in its answer
+    ("train-noisy-clf --help", "train-noisy-clf --dataset digits"),
+    ("train-noisy-clf --dataset nosuch", "there is no dataset 'nosuch'; give one of digits"),
+    ("train-noisy-clf --data there", "'digits' is in scikit-learn; leave it out"),
+    ("train-noisy-clf --dataset imagenet --image-size 100", "no recipe for ImageNet at 100 pixels"),
+    ("train-noisy-clf --dataset imagenet64 --image-size 32", "imagenet64 has 64 pixels a side, not 32"),
+    ("train-noisy-clf --arch resnet18", "--arch is adm or timm:NAME"),
+    ("train-noisy-clf --arch timm:resnet18 --channels 64", "--channels means nothing for --arch timm:resnet18"),
+    ("train-noisy-clf --pretrained", "--pretrained means nothing for --arch adm"),
+    ("train-noisy-clf --schedule-from digits --noise-schedule linear", "leave out --noise-schedule and --T"),
+    ("train-noisy-clf --schedule-from nosuch", "there is no denoiser 'nosuch'"),
+    ("train-noisy-clf --noise-schedule linear --T 20", "needs at least 21 timesteps, not 20"),
+    ("train-noisy-clf --t-sampling often", "t-sampling cannot be 'often'"),
+    ("train-noisy-clf --precision half", "'half' is not one of 'float32'"),
+    ("train-noisy-clf --batch-size 0", "batch-size must be at least 1, not 0"),
+    ("train-noisy-clf --mixup -1", "mixup must be 0 or more"),
+    ("train-noisy-clf --dropout 2", "dropout must be at least 0 and below 1"),
+    ("train-noisy-clf --channel-mult 0.5", "cannot be normalised in 32 groups"),
+    ("eval-noisy-clf --help", "eval-noisy-clf digits"),
+    ("eval-noisy-clf nosuch", "there is no classifier 'nosuch'"),
+    ("eval-noisy-clf digits --compare nosuch", "there is no classifier 'nosuch'"),
+    ("eval-noisy-clf digits --T 100", "digits has a noise schedule of its own"),
+    ("eval-noisy-clf timm:resnet18 --noise-schedule linear --T 20", "needs at least 21 timesteps, not 20"),
+    ("eval-noisy-clf digits --levels 2", "noise levels are t/T, from 0 to 1"),
+    ("eval-noisy-clf digits --dataset nosuch", "there is no dataset 'nosuch'"),
+    ("eval-noisy-clf digits --classifier-config nosuch.toml", "there is no file 'nosuch.toml'"),
+    ("train-ddpm --help", "train-ddpm --dataset digits"),
+    ("train-ddpm --dataset cifar10", "no recipe for a denoiser of 'cifar10'"),
+    ("train-ddpm --variance huge", "'huge' is not one of 'learned_range'"),
+    ("train-ddpm --lr 0", "lr must be a positive number"),
+    ("train-ddpm --head-channels 7", "64 channels do not divide into heads of 7 channels"),
+    ("guided-sample --help", "guided-sample --class 207 --scale 10"),
+    ("guided-sample --list-models", "imagenet256-uncond"),
+    ("guided-sample --model nosuch", "there is no denoiser 'nosuch'"),
+    ("guided-sample --class submarin", "no class 'submarin'; did you mean submarine"),
+    ("guided-sample --class 1000", "there is no class 1000; the classes are 0 to 999"),
+    ("guided-sample --model digits --class ten", "no class 'ten'"),
+    ("guided-sample --steps 1001", "steps '1001' cannot be made"),
+    ("guided-sample --model digits --steps ddim45 --sampler ddim", "at a whole stride; the nearest that can"),
+    ("guided-sample --sampler euler", "'euler' is not one of 'ddpm', 'ddim'"),
+    ("guided-sample --eta 0.5", "eta belongs to --sampler ddim"),
+    ("guided-sample --sampler ddim --grad-at mean", "grad-at mean belongs to --sampler ddpm"),
+    ("guided-sample --scale nan", "nan is not a finite number"),
+    ("guided-sample --upsample-config up.toml", "--upsample-config is given and --upsample is not"),
+    ("guided-sample --upsample-steps 20", "--upsample-steps is given and --upsample is not"),
+    ("guided-sample --upsample", "imagenet256-uncond has no upsampler of its own"),
+    ("guided-sample --upsample nosuch", "there is no denoiser 'nosuch'"),
+    ("guided-sample --upsample lsun-cat", "lsun-cat, given as --upsample, is no upsampler; try imagenet64-256"),
+    ("guided-sample --upsample imagenet64-256 --upsample-steps 2000", "steps '2000' cannot be made"),
+    ("guided-sample --model imagenet64-256", "imagenet64-256 is an upsampler, a second stage"),
+    ("guided-sample --class none --classifier imagenet256", "--class none asks for no class, and --classifier imagenet256"),
+    ("guided-sample --class none --scale 2", "--class none asks for no class, and --scale 2"),
+    ("guided-sample --class none --classifier-config x", "settings of a classifier are given, and none is used"),
+    ("guided-sample --model imagenet256 --class none", "is class-conditional and cannot be sampled without a class"),
+    ("guided-sample --model lsun-cat --class 3", "lsun-cat knows no classes and comes with no classifier"),
+    ("guided-sample --model lsun-cat --scale 3", "lsun-cat comes with no classifier"),
+    ("guided-sample --guide nosuch.py:f", "there is no such file; give the path of a Python file"),
+    ("guided-sample --guide f", "cannot be read; write FILE.py:FUNCTION"),
+    ("guided-sample --request nosuch.toml", "there is no file 'nosuch.toml' with a request"),
+    ("guided-sample --class 207 --dry-run", "would be downloaded first"),
+]
+
+ANSWERED = ("--help", "--list-models", "--dry-run")  # all else is refused
+
+DRIVER = """
+import json, sys
+from importlib import import_module
+from click.testing import CliRunner
+answers = {}
+for line in json.loads(sys.argv[1]):
+    name, *arguments = line.split()
+    module, function = COMMANDS[name].split(":")
+    result = CliRunner().invoke(getattr(import_module(module), function), arguments)
+    answers[line] = [result.exit_code, result.output, [name for name in HEAVY if name in sys.modules]]
+print(json.dumps(answers))
+"""
+
+
+def printed(code: str, *arguments: str) -> str:
+    """What a new process that runs the code prints."""
+    done = subprocess.run([sys.executable, "-c", f"COMMANDS, HEAVY = {COMMANDS}, {HEAVY}\n{code}", *arguments],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("code", [f"import {', '.join(LIGHT)}", USES], ids=["imports", "uses"])
+def test_names_are_known_without_heavy_imports(code: str) -> None:
+    assert printed(f"{code}\nimport sys; print([name for name in HEAVY if name in sys.modules])") == "[]\n"
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """(exit status, what was told, the heavy modules that were imported by then) of each command line, all by one process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("empty"))
+        told = json.loads(printed(DRIVER, json.dumps([line for line, _ in ANSWERS])))
+        assert list(Path().iterdir()) == []
+    return told
+
+
+@pytest.mark.parametrize("line, answer", ANSWERS, ids=[line for line, _ in ANSWERS])
+def test_commands_answer_what_names_tell_without_heavy_imports(answers: dict[str, list[Any]], line: str, answer: str) -> None:
+    status, told, heavy = answers[line]
+    assert answer in told and heavy == [] and (status == 0) == line.endswith(ANSWERED), told
