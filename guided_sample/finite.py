@@ -33,8 +33,10 @@ class Watch:
         """The same model, watched."""
         def watched(x_t: Tensor, step: Step) -> Prediction:
             prediction = model(x_t, step)
-            if prediction.gradient is not None and prediction.log_density is not None:
-                finite = prediction.gradient.isfinite().flatten(1).all(dim=1) & prediction.log_density.isfinite()
+            if prediction.log_density is not None:
+                finite = prediction.log_density.isfinite()
+                if prediction.gradient is not None:
+                    finite = finite & prediction.gradient.isfinite().flatten(1).all(dim=1)
                 self.found.append((step.t, finite))
                 if x_t.device.type == "cpu":
                     self.read()

@@ -49,7 +49,7 @@ class Models:
 def load(request: Request, classifier: Classifier | None = None) -> tuple[Request, Models]:
     """(the request, its classifier named, its models): what names alone can refuse is refused before any is downloaded.
 
-    classifier  a module in memory to guide with, in place of a named one
+    classifier  a module in memory to guide with, in place of a named one; it is frozen
     """
     mine = None if classifier is None else in_memory(classifier)
     if mine:
@@ -59,13 +59,18 @@ def load(request: Request, classifier: Classifier | None = None) -> tuple[Reques
     resolve_names(request, mine.classifier.class_names if mine else None)
     specs = [GuideSpec.parse(text) for text in request.guide]
     guides = tuple(map(load_guide, specs))
+    guide_digests: dict[str, str] = {}
+    for guide, spec in zip(guides, specs):
+        digest = file_digest(Path(spec.source))
+        if guide_digests.setdefault(guide.name, digest) != digest:
+            raise UserError(f"two guides are called {guide.name}, from two files of the same name; rename one of them, so that "
+                            f"the manifest can tell them apart.")
     loaded, guiding = load_model(request.model, settings), None
     name = resolve(request, card_of_loaded(request.model, loaded), lambda name: Card())[0].classifier
     if name is not None:
         guiding = mine or load_guiding_classifier(name, classifier_settings, loaded.denoiser.space)
         refuse_mismatch(loaded.denoiser, guiding.classifier)
-    return request, Models(loaded, guiding, guides,
-                           {guide.name: file_digest(Path(spec.source)) for guide, spec in zip(guides, specs)})
+    return request, Models(loaded, guiding, guides, guide_digests)
 
 
 def card_of_loaded(name: str, loaded: LoadedModel) -> Card:

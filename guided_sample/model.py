@@ -6,10 +6,11 @@ Models are made of models; the order of the wrappers is the order of the algorit
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch import Tensor
 from guided_sample.denoiser import Denoiser
 from guided_sample.posterior import posterior_mean, reverse_variance
 from guided_sample.steps import Step
-from noisy_clf.errors import UserError
+from noisy_clf.errors import UserError, one_line
 
 
 class Prediction(NamedTuple):
@@ -45,13 +46,13 @@ class Look:
     """What a guide may look at: x_t [B,C,H,W] at t int64 [B], numbers of the step, and x0_hat as the model has it.
 
     x0_hat runs the denoiser when it is first asked for, once a step, for the guides and the sampler together. Gradients run
-    back through all of it to x_t.
+    back through it to x_t, whatever the mode in which it is asked for. Guides must not change what they look at.
     """
 
     def __init__(self, model: Model, x_t: Tensor, step: Step, t: int | None = None) -> None:
         self.x_t, self.step = x_t, step
         self.t = torch.full((len(x_t),), step.t if t is None else t, device=x_t.device)
-        self._model = model
+        self._model, self._versions = model, [(x_t, x_t._version)]
 
     @cached_property
     def prediction(self) -> Prediction:
@@ -59,7 +60,15 @@ class Look:
 
     @property
     def x0_hat(self) -> Tensor:
+        if "prediction" not in self.__dict__:
+            with torch.enable_grad():
+                self._versions.append((self.prediction.x0_hat, self.prediction.x0_hat._version))
         return self.prediction.x0_hat
+
+    @property
+    def changed(self) -> bool:
+        """Whether a guide has worked in place."""
+        return any(tensor._version != version for tensor, version in self._versions)
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ class Guide:
 
     log_density  (look) -> nats [B]: log p(y | x_t), a similarity, any differentiable loss negated
     scale        how strongly, by the step; or the same number for all steps, or one for each sample [B]. Where it is 0
-                 throughout, log_density is not called
+                 throughout, log_density is not called (a GPU's tensor is not asked, as that would make the GPU wait)
     name         what messages call it
     """
 
@@ -90,7 +99,8 @@ class Guide:
         if not found.requires_grad:
             raise UserError(f"{self.name} gave a log-density without a gradient at t = {t} for samples 0 to {B - 1} of the "
                             f"batch; compute it from look.x_t or look.x0_hat, by differentiable functions.")
-        return found.float() * for_each_sample(at(self.scale, look.step), found, self.name)
+        found = found.to(look.x_t.device, torch.float32)
+        return found * for_each_sample(at(self.scale, look.step), found, self.name)
 
 
 def at(scale: Scale | float | Tensor, step: Step) -> float | Tensor:
@@ -98,7 +108,9 @@ def at(scale: Scale | float | Tensor, step: Step) -> float | Tensor:
 
 
 def is_everywhere(scale: float | Tensor, number: float) -> bool:
-    return bool((scale == number).all()) if isinstance(scale, Tensor) else scale == number
+    if isinstance(scale, Tensor):
+        return scale.device.type == "cpu" and bool((scale == number).all())
+    return scale == number
 
 
 def for_each_sample(scale: float | Tensor, values: Tensor, name: str) -> float | Tensor:
@@ -122,13 +134,13 @@ def labelled(denoiser: Denoiser, y: Tensor | None) -> Model:
 
 def contrast(strong: Model, weak: Model, scale: Scale | float | Tensor) -> Model:
     """weak + scale (strong - weak) in x0_hat, with the strong one's variance: classifier-free guidance (where Ho & Salimans'
-    w is scale - 1) and autoguidance. Where the scale is 1 throughout, the weak one is not run. Guides go around it: what
-    carries a gradient is refused, as the contrast of two gradients is that of no density.
+    w is scale - 1) and autoguidance. Where the scale is 1 throughout, the weak one is not run. Guides go around it: what is
+    steered is refused, as the contrast of two gradients is that of no density.
     """
     def model(x_t: Tensor, step: Step) -> Prediction:
         w, good = at(scale, step), strong(x_t, step)
         both = [good] if is_everywhere(w, 1) else [good, weak(x_t, step)]
-        if any(prediction.gradient is not None for prediction in both):
+        if any(prediction.log_density is not None for prediction in both):  # folded into x0_hat or not
             raise UserError("contrast was given a model that is steered; steer the contrast instead: "
                             "steered(contrast(...), guide).")
         if len(both) == 1:
@@ -140,12 +152,20 @@ def contrast(strong: Model, weak: Model, scale: Scale | float | Tensor) -> Model
 
 def thresholded(model: Model, how: Callable[[Tensor], Tensor]) -> Model:
     """The model with `how` applied to its x0_hat. A gradient that it carries goes into x0_hat first, and so acts in every
-    sampler as it does in DDIM: outside of `steered`, x0_hat is guided and then thresholded, as fast solvers want it."""
+    sampler as it does in DDIM: outside of `steered`, x0_hat is guided and then thresholded, as fast solvers want it. Guides
+    around that cannot look at x0_hat: no derivative of the guidance within is taken. What is not finite in the gradient
+    stays to be seen in log_density."""
     def thresholding(x_t: Tensor, step: Step) -> Prediction:
         prediction = model(x_t, step)
         if prediction.gradient is not None:
+            if torch.is_grad_enabled() and x_t.requires_grad:
+                raise UserError("a guide looks at an x0_hat that has guidance folded into it; give all to one steered(...).")
             x0_hat, eps = guided(prediction, x_t, step)
-            prediction = prediction._replace(x0_hat=x0_hat, gradient=None, eps=None if prediction.eps is None else eps)
+            density = prediction.log_density
+            if density is not None:
+                density = density.where(prediction.gradient.isfinite().flatten(1).all(dim=1), math.nan)
+            prediction = prediction._replace(x0_hat=x0_hat, gradient=None, log_density=density,
+                                             eps=None if prediction.eps is None else eps)
         return prediction._replace(x0_hat=how(prediction.x0_hat))
     return thresholding
 
@@ -164,9 +184,11 @@ def steered(model: Model, *guides: Guide) -> Model:
         inner = torch.is_grad_enabled() and x_t.requires_grad  # a guide around this model looks through it
         look = Look(model, x_t if inner else x_t.detach().requires_grad_(), step)
         density, gradient = climbed(awake, look, keep=inner)
-        prediction = look.prediction  # without a graph where no guide has asked for x0_hat
+        with torch.set_grad_enabled(inner):  # no graph where no guide has asked for x0_hat
+            prediction = look.prediction
         if not inner:
-            prediction = prediction._replace(x0_hat=prediction.x0_hat.detach(), variance=constant(prediction.variance))
+            parts: Any = [part.detach() if isinstance(part, Tensor) else part for part in prediction]
+            prediction = Prediction(*parts)
         return with_gradient(prediction, density, gradient)
     return steering
 
@@ -190,12 +212,21 @@ def steered_at_mean(model: Model, *guides: Guide) -> Model:
 
 def climbed(guides: list[Guide], look: Look, keep: bool) -> tuple[Tensor, Tensor]:
     """(the guides' log-density [B], its gradient at look.x_t): summed over the batch, each sample's gradient is its own."""
+    names, t = " and ".join(guide.name for guide in guides), int(look.step.t)
     with torch.enable_grad():
         density = sum((guide.scaled(look) for guide in guides[1:]), start=guides[0].scaled(look))
-        gradient, = torch.autograd.grad(density.sum(), look.x_t, retain_graph=keep, allow_unused=True)
+        if look.changed:
+            raise UserError(f"{names} changed look.x_t or look.x0_hat in place at t = {t}, and the sampler goes on with these; "
+                            f"work on a copy: look.x0_hat.clone().")
+        try:
+            gradient, = torch.autograd.grad(density.sum(), look.x_t, retain_graph=keep, allow_unused=True)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # a tensor changed in place, a function without a derivative
+            raise UserError(f"the gradient of {names} cannot be taken at t = {t} ({one_line(error)}).") from error
     if gradient is None:
-        raise UserError(f"{', '.join(guide.name for guide in guides)}: the log-density does not depend on what is looked at; "
-                        f"compute it from look.x_t or look.x0_hat.")
+        raise UserError(f"{names}: the log-density does not depend on what is looked at; compute it from look.x_t or "
+                        f"look.x0_hat.")
     return density.detach(), gradient.float()
 
 
@@ -206,10 +237,6 @@ def with_gradient(prediction: Prediction, density: Tensor, gradient: Tensor) -> 
     if prediction.log_density is not None:
         density = prediction.log_density + density
     return prediction._replace(gradient=gradient, log_density=density)
-
-
-def constant(variance: Tensor | float) -> Tensor | float:
-    return variance.detach() if isinstance(variance, Tensor) else variance
 
 
 def guided(prediction: Prediction, x_t: Tensor, step: Step) -> tuple[Tensor, Tensor]:

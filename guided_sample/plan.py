@@ -80,7 +80,7 @@ class Plan:
     def of(cls, request: Request, device: str | torch.device = "auto", classifier: Classifier | None = None) -> Plan:
         """UserError for all that cannot be done. What names alone tell is told before anything is downloaded or loaded.
 
-        classifier  a module to guide with in place of the named one (guides/classifier.py says what it must offer)
+        classifier  a module to guide with in place of the named one (guides/classifier.py says what it must offer), frozen here
         """
         where = device if isinstance(device, torch.device) else pick_device(device)
         request, models = load(request, classifier)
@@ -102,6 +102,7 @@ class Plan:
 
         small  for a second stage: the images to enlarge [B,C,h,w] in [-1,1]
         """
+        self.started
         labels = self.labels_of(indices)
         y = None if labels[0] is None else torch.tensor(labels, device=self.device)
         denoiser = self.denoiser if small is None else enlarging(self.denoiser, small.to(self.device))
@@ -113,10 +114,15 @@ class Plan:
             guides = Guide(log_prob_of(self.classifier, y), self.request.scale, "the classifier"), *guides
         return (steered if self.request.grad_at == "x_t" else steered_at_mean)(model, *guides)
 
-    def draw(self, indices: Sequence[int], after_step: Callable[[], object] = lambda: None,
-             small: Tensor | None = None) -> Batch:
-        """The samples of these indices, each depending on the request and its index alone. No disk is needed."""
-        self.started
+    def draw(self, indices: Sequence[int]) -> Batch:
+        """The samples of these indices, each depending on the request and its index alone; enlarged where there is a second
+        stage. No disk is needed."""
+        batch = self.draw_stage(indices)
+        return batch if self.second is None else self.second.draw_stage(indices, small=from_pixels(batch.images))
+
+    def draw_stage(self, indices: Sequence[int], after_step: Callable[[], object] = lambda: None,
+                   small: Tensor | None = None) -> Batch:
+        """The same, of this stage alone."""
         noise = SampleNoise(self.request.seed, indices, self.denoiser.shape, self.device, self.stream)
         names = [guide.name for guide in self.guides]
         watch = Watch(list(indices), " and ".join((["the classifier"] if self.classifier is not None else []) + names))
@@ -159,6 +165,11 @@ class Plan:
             quicken(self.classifier.network, precision, channels_last=size >= 128)
         return True
 
+    def leave(self) -> None:
+        """Takes the denoiser off the device, until it is used again."""
+        self.denoiser.network.to("cpu")
+        self.__dict__.pop("started", None)
+
     def precision(self) -> AbstractContextManager[Any]:
         precision = self.request.precision
         return torch.autocast(self.device.type, dtype_of(precision), enabled=precision != "float32")
@@ -181,7 +192,7 @@ class Plan:
         """All that a manifest's images depend on, whatever its models are called and wherever they lie."""
         request = Request.of(manifest.request)
         values = {key: value for key, value in request.to_dict().items() if key not in NAMES}
-        spec = values.pop("upsample_steps", None) or values["steps"]
+        spec = values.pop("upsample_steps", None) or values.get("steps", "")
         with suppress(UserError):  # of a model with another T: what differs is the model
             values["steps"] = kept_timesteps(spec, self.denoiser.schedule.T)
         guides = [{**asdict(GuideSpec.parse(text)), "source": None} for text in request.guide]

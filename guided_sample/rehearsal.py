@@ -44,7 +44,6 @@ def evaluations(plan: Plan, N: int) -> str:
 
 def step_seconds(plan: Plan, B: int) -> float:
     """Of one step of a batch; the second of two."""
-    plan.started
     indices: Sequence[int] = range(B)
     small = None
     if plan.denoiser.small_size is not None:

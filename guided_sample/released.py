@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from guided_sample.advice import Advice
+from guided_sample.advice import Advice, advice_of
 from guided_sample.samplers import SAMPLERS
 from noisy_clf.checkpoints.cache import cached
 from noisy_clf.checkpoints.model_folder import ModelFolder, bundled_models
@@ -58,8 +58,8 @@ def table() -> str:
             *defaults(advice),
             "yes" if there == len(files) else f"{there} of {len(files)} files" if there else "no", model.published))
     for name in bundled_models("denoiser"):
-        config = ModelFolder.open(name, "denoiser").config
-        advice = Advice(**config["sampling"])
-        rows.append((name, str(config["network"]["image_size"]), "guided", *defaults(advice), "in package", "-"))
+        folder = ModelFolder.open(name, "denoiser")
+        advice = advice_of(folder)
+        rows.append((name, str(folder.image_size), "guided", *defaults(advice), "in package", "-"))
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

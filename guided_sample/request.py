@@ -99,7 +99,7 @@ class Request:
 
     def to_toml(self) -> str:
         """The same, as a file for --request."""
-        return "\n".join(f"{key} = {json.dumps(value)}" for key, value in self.to_dict().items())  # of these values TOML too
+        return "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in self.to_dict().items())
 
 
 KEYS = [{"classes": "class"}.get(one.name, one.name) for one in fields(Request) if one.name != "knobs"] + list(KNOBS)
@@ -137,6 +137,9 @@ def read_request(path: Path) -> tuple[dict[str, Any], int | None]:
     manifest = Manifest.of(content, path)
     if manifest is None:
         values = content
+    elif "model" not in manifest.request and "upsample" not in manifest.digests:
+        raise UserError(f"{path} is of a run that has not ended, of a release that told the model only then; run its command "
+                        f"to the end first.")
     elif "upsample" in manifest.digests and "upsample" not in manifest.request:  # of an old release, which told but one stage
         raise UserError(f"{path} is the manifest of enlarged images; give the one of the images that they were made from, "
                         f"{path.parent.parent / path.name}, with --upsample.")
@@ -146,14 +149,23 @@ def read_request(path: Path) -> tuple[dict[str, Any], int | None]:
         Request.of(values)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return values, content.get("batch_size") if manifest else None
+    size = content.get("batch_size") if manifest and "upsample" not in manifest.digests else None  # of the other stage
+    return values, size if type(size) is int and size > 0 else None
 
 
-def overridden(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """A file's values but for those given as flags; a model that is given by a flag need not be the one that the file tells."""
-    new = dict(values) | dict(given)
-    if "class" in given and list(given["class"]) == ["none"]:  # which asks for no classifier, unless it is given too
-        new |= {key: given.get(key) for key in ("classifier", "scale")}
-    digests = {key: digest for key, digest in values.get("digests", {}).items()
+def with_flags(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's values but for those given as flags, and for those that these make meaningless."""
+    forgotten: set[str] = set()
+    if "class" in given:
+        nothing = ("none", ["none"], ("none",))
+        if given["class"] in nothing:
+            forgotten |= {"scale", "classifier", "classifier_config", "classifier_flags"}
+        elif values.get("class") in nothing:
+            forgotten.add("scale")  # 0, for want of a class
+    sampler = SAMPLERS.get(given.get("sampler", ""))
+    if sampler:
+        forgotten |= set(KNOBS) - set(sampler.knobs) | (set() if sampler.has_mean else {"grad_at"})
+    new = {key: value for key, value in values.items() if key not in forgotten} | dict(given)
+    digests = {key: digest for key, digest in (values.get("digests") or {}).items()
                if ("guide" if ":" in key else key) not in given and (":" in key or new.get(key) is not None)}
     return new | {"digests": digests}

@@ -24,7 +24,7 @@ def run(plan: Plan, out: Path, batch_size: int | None, tell: Callable[[str], obj
     of the last. `check` tries each denoiser on two pictures first, and `tell` tells of it."""
     folder = run_stage(plan, out, batch_size, tell, check)
     if plan.second is not None:
-        plan.denoiser.network.to("cpu")
+        plan.leave()
         return run_stage(plan.second, out / "upsampled", batch_size, tell, check, folder)
     return folder
 
@@ -66,7 +66,7 @@ def draw_missing(plan: Plan, folder: RunFolder, num_samples: int, batch_size: in
         with bar:
             for start in range(0, len(missing), batch_size):
                 indices = missing[start:start + batch_size]
-                batch = plan.draw(indices, lambda: bar.update(len(indices)), small and small(indices))
+                batch = plan.draw_stage(indices, lambda: bar.update(len(indices)), small and small(indices))
                 for line, pixels in zip(batch.lines, batch.images):
                     folder.add(pixels, line)
     except KeyboardInterrupt:

@@ -191,3 +191,8 @@ def test_an_old_manifest_draws_its_images_again() -> None:
     Path("up/upsampled/manifest.json").write_text(json.dumps(manifest))
     assert_refused(run("--request", "up/upsampled/manifest.json"), "is the manifest of enlarged images; give the one of",
                    "up/manifest.json")
+
+
+def test_a_manifest_that_does_not_tell_its_model_yet_is_refused() -> None:
+    assert_refused(run("--request", DATA / "sampling" / "ddpm" / "manifest.json"),
+                   "is of a run that has not ended, of a release that told the model only then; run its command to the end")

@@ -11,7 +11,7 @@ import click
 from guided_sample.cards import not_downloaded
 from guided_sample.guides import GuideSpec
 from guided_sample.released import table
-from guided_sample.request import Request, key_of, overridden, read_request
+from guided_sample.request import Request, key_of, read_request, with_flags
 from guided_sample.resolve import resolve_names
 from guided_sample.samplers import KNOBS, SAMPLERS
 from noisy_clf.checkpoints.cache import cache_folder, source
@@ -81,10 +81,10 @@ def guided_sample(clip: bool | None, request: Path | None, dry_run: bool, batch_
     guided-sample --model ema_0.9999_500000.pt --model-flags "--image_size 64 --num_channels 128 --num_heads 4 ..."
     """
     given = {key: value for key, value in flags.items() if value is not None and value != ()}
-    if clip is not None:
-        given.setdefault("threshold", "static" if clip else "none")
+    if clip is not None and given.setdefault("threshold", "static" if clip else "none") != ("static" if clip else "none"):
+        raise click.UsageError("--clip and --threshold say two things; leave out one of them.")
     values, batches = read_request(request) if request else ({}, None)
-    asked = Request.of(overridden(values, given))
+    asked = Request.of(with_flags(values, given))
     named = resolve_names(asked)
     if dry_run and (lacking := not_downloaded(named)):
         click.echo(f"{named.to_toml()}\n# {', '.join(lacking)} would be downloaded first; then --dry-run can tell the time.")
@@ -100,9 +100,9 @@ def guided_sample(clip: bool | None, request: Path | None, dry_run: bool, batch_
                    f"{LARGEST_PUBLISHED_SCALE}, and {plan.request.scale:g} is more usual for unconditional ones.", err=True)
     out = out or default_out(asked, plan.request, again=request is not None and request.name == MANIFEST)
     if dry_run:
-        click.echo(rehearsal(plan, out, batch_size or batches))
+        click.echo(rehearsal(plan, out, batch_size or (None if plan.second else batches)))
         return
-    folder = run(plan, out, batch_size or batches, lambda text: click.echo(text, err=True), check)
+    folder = run(plan, out, batch_size or (None if plan.second else batches), lambda text: click.echo(text, err=True), check)
     click.echo(f"{plan.request.num_samples} images in {folder.path}: look at {folder.path / 'grid.png'}")
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from guided_sample.model import Look
+from noisy_clf.errors import UserError
 from noisy_clf.space import Space
 
 
@@ -30,7 +31,11 @@ class Classifier(Protocol):
 
 def log_prob(classifier: Classifier, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
     """log p(y | x_t) in nats, float32 [B]."""
-    return -F.cross_entropy(classifier(x_t, t).float(), y, reduction="none")
+    logits, K = classifier(x_t, t), len(classifier.class_names)
+    if logits.shape != (len(x_t), K):
+        raise UserError(f"the classifier gave logits shaped {list(logits.shape)} for {len(x_t)} samples of {K} classes, where "
+                        f"[{len(x_t)}, {K}] is wanted.")
+    return -F.cross_entropy(logits.float(), y, reduction="none")
 
 
 def log_prob_of(classifier: Classifier, y: Tensor) -> Callable[[Look], Tensor]:

@@ -2,12 +2,16 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from guided_sample.guides import GuideSpec
@@ -24,40 +28,45 @@ def load_guide(spec: GuideSpec) -> Guide:
         raise UserError(f"{name} is a {type(function).__name__}; a guide is a function of a Look that returns a log-density.")
 
     def log_density(look: Look) -> Tensor:
-        try:
+        with told_in_a_sentence(f"{name} failed at t = {int(look.step.t)} for samples 0 to {len(look.x_t) - 1} of the batch",
+                                spec.source):
             return function(look)
-        except UserError:
-            raise
-        except Exception as error:  # whatever a function of somebody's may stumble over
-            raise UserError(f"{name} failed at t = {int(look.step.t)} for samples 0 to {len(look.x_t) - 1} of the batch: "
-                            f"{what_happened(error, spec.source)}.") from error
     return Guide(log_density, spec.scale if spec.interval is None else within(spec.interval, spec.scale), name)
 
 
-def load_object(source: str, name: str) -> Any:
-    """What the Python file calls `name`."""
-    path = Path(source)
-    module_spec = importlib.util.spec_from_file_location(f"guide_{path.stem}", path)
-    if module_spec is None or module_spec.loader is None:
-        raise UserError(f"{path} is no Python file; its name must end in .py.")
-    module = importlib.util.module_from_spec(module_spec)
-    sys.path.insert(0, str(path.parent.resolve()))  # it may import what lies beside it
+@contextmanager
+def told_in_a_sentence(what: str, source: str) -> Iterator[None]:
+    """Within, whatever the code of somebody's file stumbles over becomes a UserError that begins so."""
     try:
+        yield
+    except (UserError, torch.cuda.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{what}: {what_happened(error, source)}.") from error
+
+
+def load_object(source: str, name: str) -> Any:
+    """What the Python file calls `name`. It may import what lies beside it, then and later."""
+    path = Path(source).resolve()
+    own_name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    module_spec = importlib.util.spec_from_file_location(own_name, path)
+    if module_spec is None or module_spec.loader is None:
+        raise UserError(f"{source} is no Python file; its name must end in .py.")
+    module = sys.modules[own_name] = importlib.util.module_from_spec(module_spec)  # dataclasses look there
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    with told_in_a_sentence(f"{source} fails when it is imported", source):
         module_spec.loader.exec_module(module)
-    except Exception as error:  # whatever a file of somebody's may stumble over
-        raise UserError(f"{path} fails when it is imported: {what_happened(error, source)}.") from error
-    finally:
-        sys.path.pop(0)
     if not hasattr(module, name):
         own = [one for one, value in vars(module).items() if not one.startswith("_") and callable(value)
                and getattr(value, "__module__", None) == module.__name__]
         near = difflib.get_close_matches(name, own, n=1)
-        raise UserError(f"{path} has no {name!r}; " + (f"did you mean {near[0]}?" if near else
+        raise UserError(f"{source} has no {name!r}; " + (f"did you mean {near[0]}?" if near else
                         f"it defines: {', '.join(own)}." if own else "it defines no function."))
     return getattr(module, name)
 
 
-def what_happened(error: Exception, source: str) -> str:
+def what_happened(error: BaseException, source: str) -> str:
     """The error in a few words, with the line of the file."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [error.lineno] if isinstance(error, SyntaxError) else [

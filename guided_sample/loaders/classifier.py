@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from guided_sample.guides.classifier import Classifier
-from guided_sample.guides.file import load_object
+from guided_sample.guides.file import load_object, told_in_a_sentence
 from noisy_clf.checkpoints.model_folder import file_digest
 from noisy_clf.checkpoints.settings import Settings
 from noisy_clf.errors import UserError
@@ -41,9 +41,26 @@ def load_guiding_classifier(name: str, settings: Settings | None, space: Space) 
     if not Path(source).is_file():
         raise UserError(f"there is no file {source!r}; a classifier of your own is given as FILE.py:NAME.")
     found: Any = load_object(source, own)
-    made = in_memory(found() if callable(found) and not hasattr(found, "space") else found, name)
-    return GuidingClassifier(made.classifier, hashlib.sha256((file_digest(Path(source)) + made.digest).encode()).hexdigest(),
+    if isinstance(found, type) or callable(found) and not hasattr(found, "space"):
+        with told_in_a_sentence(f"{name} fails when it makes the classifier", source):
+            found = found()
+    made = in_memory(found, name)
+    digest = hashlib.sha256((file_digest(Path(source)) + made.digest).encode()).hexdigest()
+    return GuidingClassifier(Own(made.classifier, name, source), digest,
                              {"kind": "classifier", "network": {"type": f"{Path(source).name}:{own}"}})
+
+
+class Own(nn.Module):
+    """A classifier from somebody's file: what it stumbles over is told in a sentence."""
+
+    def __init__(self, classifier: Any, name: str, source: str) -> None:
+        super().__init__()
+        self.classifier, self.name, self.source = classifier, name, source
+        self.space, self.class_names = classifier.space, classifier.class_names
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        with told_in_a_sentence(f"{self.name} failed at t = {int(t[0])}", self.source):
+            return self.classifier(x_t, t)
 
 
 def in_memory(classifier: Any, name: str = "the classifier") -> GuidingClassifier:

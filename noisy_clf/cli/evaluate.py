@@ -61,7 +61,8 @@ def eval_noisy_clf(classifier: str, compare: str | None, classifier_config: str 
                                f"--schedule-from.")
     if dataset is not None:
         refuse_unknown(dataset, folder=data_folder)
-    noise = None if noisy else schedule_option(classifier_recipe(dataset or "digits", None), schedule)
+    recipe = classifier_recipe(dataset or "digits", None)
+    noise = None if noisy else schedule_option(recipe, schedule)
 
     from noisy_clf.evaluation.side_by_side import examined, in_words, load, write  # torch: what names tell is refused by now
     from noisy_clf.execution import exact_float32, pick_device
@@ -70,7 +71,7 @@ def eval_noisy_clf(classifier: str, compare: str | None, classifier_config: str 
     where = pick_device(device)
     exact_float32()
     with started(where) as processes:
-        subjects = load(names, short(names), settings, dataset, data_folder, noise)
+        subjects = load(names, short(names), settings, dataset, data_folder, noise, recipe.image_size)
         out = writable(out or Path("evaluations") / "-vs-".join(short(names)).replace(":", "-").replace("/", "-"))
         found = examined(subjects, images, where, precision, levels=levels, batch_size=batch_size, seed=seed,
                          processes=processes)

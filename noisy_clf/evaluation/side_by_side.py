@@ -27,7 +27,6 @@ from noisy_clf.loaders import load_classifier_whole
 from noisy_clf.loaders.loaded import LoadedClassifier
 from noisy_clf.schedule import NoiseSchedule
 from noisy_clf.space import Space
-from noisy_clf.training.recipes import classifier_recipe
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,10 @@ class Subjects:
 
 
 def load(names: list[str], called: list[str], settings: Settings | None, dataset: str | None, folder: Path | None,
-         schedule: NoiseSchedule | None) -> Subjects:
+         schedule: NoiseSchedule | None, image_size: int) -> Subjects:
     """The classifiers and their data. Classifiers of clean images come last: they take schedule and size from the others.
 
-    schedule  that of classifiers of clean images, where all are
+    schedule, image_size  for classifiers of clean images, where all are
     """
     noisy = [name for name in names if not name.startswith(CLEAN)]
     bare = [name for name in names if Path(name).is_file()] or names[:1]
@@ -64,7 +63,7 @@ def load(names: list[str], called: list[str], settings: Settings | None, dataset
         raise UserError("two classifiers are compared on the same images; " + ", ".join(
             f"{name} sees {model.image_size} pixels a side in {model.channels} channels" for name, model in own.items()) + ".")
     one = next(iter(own.values()), None)
-    data = load_data(names, one, dataset, folder)
+    data = load_data(names, one, dataset, folder, image_size)
     noise = one.schedule if one else schedule
     space = Space(noise, data.image_size, data.channels) if noise else None
     for name in names:
@@ -76,11 +75,12 @@ def load(names: list[str], called: list[str], settings: Settings | None, dataset
     return subjects
 
 
-def load_data(names: Sequence[str], model: NoisyClassifier | None, dataset: str | None, folder: Path | None) -> Dataset:
+def load_data(names: Sequence[str], model: NoisyClassifier | None, dataset: str | None, folder: Path | None,
+              image_size: int) -> Dataset:
     """The dataset asked for, else the one that the first of the classifiers learned from, else the digits."""
     asked, learned_from = dataset, next(filter(None, map(training_set, names)), None)
     dataset = asked or learned_from or "digits"
-    size = classifier_recipe(dataset, None).image_size if model is None else model.image_size
+    size = image_size if model is None else model.image_size
     try:
         data = load_dataset(dataset, size, folder, grey=model is not None and model.channels == 1)
     except UserError as error:

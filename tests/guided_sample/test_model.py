@@ -162,7 +162,7 @@ def test_a_scale_for_each_sample_multiplies_samples_and_never_pixels():
     alone = [adm(oracle.denoiser(), classified(oracle.classifier(), Y[i:i + 1], scales[i:i + 1]))(x_t[i:i + 1], step).gradient
              for i in range(1, 5)]
     assert relative_error(found[1:], torch.cat(alone)) < 1e-6
-    with pytest.raises(UserError, match=r"the scale of the classifier is shaped \[5, 1\]; it is one number, or one for each of the 5"):
+    with pytest.raises(UserError, match=r"the scale of the classifier is shaped \[5, 1\]; it is one number, or one for each"):
         adm(oracle.denoiser(), classified(oracle.classifier(), Y, scales[:, None]))(x_t, step)
 
 
@@ -314,3 +314,61 @@ def test_denoised_is_not_clipped_and_a_denoiser_tells_its_space():
     denoiser = tiny_denoiser()
     assert Denoised._fields == ("x0_hat", "v")
     assert (denoiser.space.schedule, denoiser.space.image_size, denoiser.space.channels) == (denoiser.schedule, 8, 1)
+
+
+def test_guides_look_at_x0_hat_with_its_graph_in_any_order_and_mode():
+    oracle, x_t, step = mixture(), points(), STEPS[400]
+    model = labelled(oracle.denoiser(), None)
+
+    def careless(look):
+        with torch.no_grad():
+            weight = look.x0_hat.mean()
+        return weight * look.x_t.sum(dim=(1, 2, 3))
+
+    wish = Guide(lambda look: look.x0_hat.square().sum(dim=(1, 2, 3)))
+    one, other = (steered(model, *guides)(x_t, step).gradient for guides in ((Guide(careless), wish), (wish, Guide(careless))))
+    torch.testing.assert_close(one, other)
+    assert one.norm() > 5 * steered(model, Guide(careless))(x_t, step).gradient.norm()
+
+
+@pytest.mark.parametrize("work", [
+    lambda look: look.x0_hat.add_(1).mean(dim=(1, 2, 3)),
+    lambda look: (look.x_t.detach().zero_() + look.x_t).sum(dim=(1, 2, 3)),
+    lambda look: (look.x0_hat.detach().zero_() + look.x_t).sum(dim=(1, 2, 3))])
+def test_a_guide_that_works_in_place_is_told(work):
+    model, step = thresholded(labelled(tiny_denoiser(), None), clip), steps("10", tiny_denoiser().schedule)[4]
+    with pytest.raises(UserError, match="mine changed look.x_t or look.x0_hat in place at t = .*; work on a copy"):
+        steered(model, Guide(work, name="mine"))(torch.randn(2, 1, 8, 8), step)
+
+
+def test_a_gradient_that_cannot_be_taken_is_told():
+    def torn(look):
+        y = look.x_t.exp()
+        total = y.sum(dim=(1, 2, 3))
+        y.mul_(2)
+        return total
+
+    with pytest.raises(UserError, match="the gradient of mine cannot be taken at t = 400 "):
+        steered(labelled(mixture().denoiser(), None), Guide(torn, name="mine"))(points(), STEPS[400])
+
+
+def test_guidance_that_is_folded_in_is_watched_and_not_contrasted_nor_looked_through():
+    x_t, step = points(), STEPS[400]
+    model = labelled(mixture().denoiser(), None)
+    infinite = Guide(lambda look: look.x_t.sum(dim=(1, 2, 3)) * torch.tensor([1, math.inf, 1, 1, 1]))
+    with pytest.raises(NotFinite, match="at t = 400 for sample 1;"):
+        Watch(list(range(5)), "it").over(thresholded(steered(model, infinite), clip))(x_t, step)
+    folded = thresholded(steered(model, Guide(lambda look: look.x_t.sum(dim=(1, 2, 3)))), clip)
+    with pytest.raises(UserError, match="contrast was given a model that is steered"):
+        contrast(folded, model, 2.0)(x_t, step)
+    with pytest.raises(UserError, match="a guide looks at an x0_hat that has guidance folded into it"):
+        steered(folded, Guide(lambda look: look.x0_hat.sum(dim=(1, 2, 3))))(x_t, step)
+    assert steered(folded, Guide(lambda look: look.x_t.sum(dim=(1, 2, 3))))(x_t, step).gradient is not None
+
+
+def test_logits_of_another_shape_than_the_classes_are_told():
+    oracle = mixture()
+    classifier = oracle.classifier()
+    classifier.class_names = ("a", "b")
+    with pytest.raises(UserError, match=r"the classifier gave logits shaped \[5, 4\] for 5 samples of 2 classes"):
+        adm(oracle.denoiser(), classified(classifier, Y))(points(), STEPS[400])

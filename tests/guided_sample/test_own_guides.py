@@ -197,3 +197,34 @@ def test_a_guides_file_may_import_its_neighbours(denoiser_folder: Path):
     Path("sub/wishes_of_mine.py").write_text("def dark(x):\n    return -x.mean(dim=(1, 2, 3))\n")
     Path("sub/guide.py").write_text("from wishes_of_mine import dark\n\n\ndef darker(look):\n    return dark(look.x_t)\n")
     assert sample(denoiser_folder, *UNGUIDED, "--guide", "sub/guide.py:darker").exists()
+
+
+def test_two_files_of_one_name_are_refused(denoiser_folder: Path):
+    for folder, sign in (("a", ""), ("b", "-")):
+        Path(folder).mkdir()
+        Path(folder, "g.py").write_text(f"def f(look):\n    return {sign}look.x_t.mean(dim=(1, 2, 3))\n")
+    both = ["--guide", "a/g.py:f,scale=5", "--guide", "b/g.py:f,scale=5"]
+    assert_refused(run("--model", denoiser_folder, *UNGUIDED, *both), "two guides are called g.py:f, from two files of the same")
+    twice = ["--guide", "a/g.py:f,scale=5", "--guide", "a/g.py:f,scale=7,interval=0:1"]
+    assert sample(denoiser_folder, *UNGUIDED, *twice).exists()
+
+
+def test_a_file_with_a_dataclass_or_an_exit_in_it(denoiser_folder: Path):
+    Path("wish.py").write_text("""from __future__ import annotations
+from dataclasses import dataclass
+
+@dataclass
+class Wish:
+    weight: float
+
+    def __call__(self, look):
+        import neighbour_of_wish
+        return neighbour_of_wish.dark(look.x_t) * self.weight
+
+dark = Wish(3.0)
+""")
+    Path("neighbour_of_wish.py").write_text("def dark(x):\n    return -x.mean(dim=(1, 2, 3))\n")
+    assert sample(denoiser_folder, *UNGUIDED, "--guide", "wish.py:dark").exists()
+    Path("leaves.py").write_text("import sys\nsys.exit(0)\n")
+    leaves = run("--model", denoiser_folder, *UNGUIDED, "--guide", "leaves.py:f")
+    assert_refused(leaves, "leaves.py fails when it is imported: SystemExit")

@@ -126,3 +126,49 @@ def test_what_names_tell_is_refused_before_weights_are_read(classifier_folder: P
                    "--class none asks for no class, and --classifier", "leave out one of the two")
     assert_refused(run("--model", lost, "--class", "none", "--scale", 2), "--class none asks for no class, and --scale 2")
     assert_refused(run("--model", lost, "--class", "pear"), "lost/model.safetensors is missing")
+
+
+ODD = """
+import torch
+from noisy_clf.schedule import NoiseSchedule
+from noisy_clf.space import Space
+
+
+class Property(torch.nn.Module):
+    class_names = ("apple", "pear", "plum")
+
+    @property
+    def space(self):
+        return Space(NoiseSchedule.named("cosine", 50), 8, 1)
+
+    def forward(self, x_t, t):
+        return x_t.flatten(1)[:, :3]
+
+
+class Few(Property):
+    def forward(self, x_t, t):
+        return x_t.flatten(1)[:, :2]
+
+
+class Stumbles(Property):
+    def forward(self, x_t, t):
+        return x_t @ torch.ones(3)
+
+
+def fails():
+    raise RuntimeError("no weights")
+"""
+
+
+@pytest.mark.parametrize("name, words", [
+    ("Property", []), ("Few", ["the classifier gave logits shaped [2, 2] for 2 samples of 3 classes"]),
+    ("Stumbles", ["odd.py:Stumbles failed at t = 49: RuntimeError ("]),
+    ("fails", ["odd.py:fails fails when it makes the classifier: RuntimeError (no weights) in line 29"])])
+def test_odd_classifiers_of_ones_own(denoiser_folder: Path, name: str, words: list[str]):
+    Path("odd.py").write_text(ODD)
+    arguments = ["--classifier", f"odd.py:{name}", "--class", "1", "--num-samples", 2, "--out", "out"]
+    result = run("--model", denoiser_folder, *arguments)
+    if words:
+        assert_refused(result, *words)
+    else:
+        assert result.exit_code == 0, result.output

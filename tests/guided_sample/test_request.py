@@ -9,7 +9,7 @@ import click
 import pytest
 
 from guided_sample.cli.sample import guided_sample
-from guided_sample.request import KEYS, Request, overridden, read_request
+from guided_sample.request import KEYS, Request, with_flags, read_request
 from guided_sample.samplers import SAMPLERS
 from guided_sample.steps import kept_timesteps
 from noisy_clf.errors import UserError
@@ -82,7 +82,6 @@ def test_a_flag_that_means_nothing_with_the_resulting_request_is_refused(denoise
     assert_refused(run("--request", "request.toml", "--sampler", "ddim", "--grad-at", "mean"),
                    "grad-at mean belongs to --sampler ddpm; ddim shifts eps at x_t")
     Path("request.toml").write_text(toml({"model": str(denoiser_folder), **VALUES}))
-    assert_refused(run("--request", "request.toml", "--sampler", "ddpm"), "eta belongs to --sampler ddim")
     assert_refused(run("--request", "request.toml", "--upsample-steps", 3), "--upsample-steps is given and --upsample is not")
 
 
@@ -208,7 +207,37 @@ def test_dry_run_downloads_nothing(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_file_is_overridden_key_by_key_and_a_digest_goes_with_its_name():
     values = {"model": "a", "classifier": "b", "guide": ["g.py:f"], "digests": {"model": "1", "classifier": "2", "g.py:f": "3"}}
-    assert overridden(values, {})["digests"] == values["digests"]
-    assert overridden(values, {"model": "c"})["digests"] == {"classifier": "2", "g.py:f": "3"}
-    assert overridden(values, {"guide": ("h.py:f",)})["digests"] == {"model": "1", "classifier": "2"}
-    assert overridden(values, {"class": ("none",)})["digests"] == {"model": "1", "g.py:f": "3"}
+    assert with_flags(values, {})["digests"] == values["digests"]
+    assert with_flags(values, {"model": "c"})["digests"] == {"classifier": "2", "g.py:f": "3"}
+    assert with_flags(values, {"guide": ("h.py:f",)})["digests"] == {"model": "1", "classifier": "2"}
+    assert with_flags(values, {"class": ("none",)})["digests"] == {"model": "1", "g.py:f": "3"}
+
+
+def test_flags_make_a_files_settings_meaningless_that_nobody_means(denoiser_folder: Path):
+    """Another class than none has its scale, another sampler its knobs, no class no classifier."""
+    drawn("--model", denoiser_folder, "--class", "none", "--num-samples", 2, "--sampler", "ddim", "--eta", 0.5, out="none")
+    guided = drawn("--request", "none/manifest.json", "--class", "pear", out="pear")
+    request = json.loads(Path("pear/manifest.json").read_text())["request"]
+    assert request["scale"] == 2.0 and guided["000000.png"] != contents(Path("none"))["000000.png"]
+    drawn("--request", "none/manifest.json", "--sampler", "ddpm", out="ddpm")
+    assert "eta" not in json.loads(Path("ddpm/manifest.json").read_text())["request"]
+    drawn("--model", denoiser_folder, "--num-samples", 2, "--grad-at", "mean", out="mean")
+    drawn("--request", "mean/manifest.json", "--sampler", "ddim", out="ddim")
+    assert json.loads(Path("ddim/manifest.json").read_text())["request"]["grad_at"] == "x_t"
+
+
+def test_clip_and_threshold_that_contradict_each_other_are_refused(denoiser_folder: Path):
+    assert_refused(run("--model", denoiser_folder, "--threshold", "none", "--clip"), "--clip and --threshold say two things")
+
+
+def test_odd_manifests(denoiser_folder: Path):
+    drawn("--model", denoiser_folder, "--num-samples", 2, out="out")
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    for change in ({"batch_size": -3}, {"batch_size": "x"}, {"digests": {}}):
+        Path("odd.json").write_text(json.dumps(manifest | change))
+        drawn("--request", "odd.json", out=f"odd{len(list(Path().iterdir()))}")
+    del manifest["request"]["steps"]
+    Path("out/manifest.json").write_text(json.dumps(manifest))
+    assert_refused(run("--model", denoiser_folder, "--num-samples", 2, "--out", "out"), "holds another run's results (steps ")
+    Path("null.json").write_text(json.dumps({"model": str(denoiser_folder), "digests": None, "scale": None, "num_samples": 1}))
+    drawn("--request", "null.json", out="null")

@@ -18,6 +18,7 @@ from torch.testing import assert_close
 from guided_sample.denoiser import unet_denoiser
 from guided_sample.loaders import load_model
 from guided_sample.plan import Plan, to_pixels
+from guided_sample.request import Request
 from guided_sample.samplers.ddim import ddim
 from guided_sample.steps import kept_timesteps, steps
 from guided_sample.unet import UNet, UNetConfig
@@ -156,7 +157,7 @@ def test_stopped_in_either_stage_and_run_again_equals_uninterrupted(stage: int, 
     arguments = ["--num-samples", 5, "--batch-size", 2]
     whole = [contents(folder) for folder in (drawn(*arguments), Path("out"))]
     shutil.rmtree("out")
-    draw, drawn_batches = Plan.draw, [0, 0]
+    draw, drawn_batches = Plan.draw_stage, [0, 0]
 
     def stop_at_the_second_batch(self: Plan, *args: Any, **more: Any) -> Any:
         at_work = 2 if self.request.upsample else 1
@@ -166,7 +167,7 @@ def test_stopped_in_either_stage_and_run_again_equals_uninterrupted(stage: int, 
         return draw(self, *args, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Plan, "draw", stop_at_the_second_batch)
+        patch.setattr(Plan, "draw_stage", stop_at_the_second_batch)
         assert_refused(run("--model", "imagenet64", "--upsample", *FAST, *arguments), message)
     assert [contents(folder) for folder in (drawn(*arguments), Path("out"))] == whole
 
@@ -278,3 +279,10 @@ def test_a_manifest_of_enlarged_images_draws_both_stages_again():
     result = run("--request", "first/upsampled/manifest.json", "--out", "out", "--no-check")
     assert result.exit_code == 0, result.output
     assert [contents(folder) for folder in (LARGE, Path("out"))] == whole
+
+
+def test_in_memory_a_plan_draws_the_enlarged_images():
+    drawn("--class", "1,2", "--num-samples", 3)
+    request = Request(model="imagenet64", classes=(1, 2), upsample="", sampler="ddim", steps="ddim4", knobs={"eta": 1.0}, seed=3)
+    images = Plan.of(request, "cpu").draw(range(3)).images
+    assert all(np.array_equal(pixels(LARGE / f"{i:06d}.png"), images[i]) for i in range(3))
