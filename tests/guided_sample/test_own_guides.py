@@ -204,7 +204,7 @@ def test_two_files_of_one_name_are_refused(denoiser_folder: Path):
         Path(folder).mkdir()
         Path(folder, "g.py").write_text(f"def f(look):\n    return {sign}look.x_t.mean(dim=(1, 2, 3))\n")
     both = ["--guide", "a/g.py:f,scale=5", "--guide", "b/g.py:f,scale=5"]
-    assert_refused(run("--model", denoiser_folder, *UNGUIDED, *both), "two guides are called g.py:f, from two files of the same")
+    assert_refused(run("--model", denoiser_folder, *UNGUIDED, *both), "two guides are called g.py:f, from two files")
     twice = ["--guide", "a/g.py:f,scale=5", "--guide", "a/g.py:f,scale=7,interval=0:1"]
     assert sample(denoiser_folder, *UNGUIDED, *twice).exists()
 

@@ -283,6 +283,6 @@ def test_a_manifest_of_enlarged_images_draws_both_stages_again():
 
 def test_in_memory_a_plan_draws_the_enlarged_images():
     drawn("--class", "1,2", "--num-samples", 3)
-    request = Request(model="imagenet64", classes=(1, 2), upsample="", sampler="ddim", steps="ddim4", knobs={"eta": 1.0}, seed=3)
+    request = Request("imagenet64", classes=(1, 2), upsample="", sampler="ddim", steps="ddim4", knobs={"eta": 1.0}, seed=3)
     images = Plan.of(request, "cpu").draw(range(3)).images
     assert all(np.array_equal(pixels(LARGE / f"{i:06d}.png"), images[i]) for i in range(3))
