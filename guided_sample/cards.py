@@ -12,6 +12,7 @@ from noisy_clf.checkpoints.diffusers_scheduler import is_diffusers_folder
 from noisy_clf.checkpoints.cache import cached
 from noisy_clf.checkpoints.model_folder import Kind, ModelFolder
 from noisy_clf.checkpoints.released import RELEASED
+from noisy_clf.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ def card_of(name_or_path: str, kind: Kind) -> Card:
         known = MODELS[name_or_path] if kind == "denoiser" else None
         return Card(settings["T"], imagenet.class_names() if names == "imagenet" else tuple(names), settings.get("small_size"),
                     known.advice if known else Advice(), known.upsampler if known else None)
+    if path.suffix == ".py" and path.is_file():
+        hint = f"; a classifier of your own is given as {name_or_path}:NAME." if kind == "classifier" else "; give a model's."
+        raise UserError(f"{name_or_path} is a Python file, not a {kind}'s{hint}")
     if path.is_file() or is_diffusers_folder(path) or name_or_path.startswith("timm:") or ".py:" in name_or_path:
         return Card()
     folder = ModelFolder.open(name_or_path, kind)

@@ -16,7 +16,10 @@ class Real(click.types.FloatParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             self.fail(f"{value!r} is not a number.", param, ctx)
-        number = float(super().convert(value, param, ctx))  # type: ignore[arg-type]
+        try:
+            number = float(super().convert(value, param, ctx))  # type: ignore[arg-type]
+        except OverflowError:
+            number = math.inf
         if not math.isfinite(number):
             self.fail(f"{number} is not a finite number; try 1 or 0.", param, ctx)
         if not self.least <= number <= self.most:

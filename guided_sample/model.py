@@ -182,7 +182,7 @@ def steered(model: Model, *guides: Guide) -> Model:
         if not awake:
             return model(x_t, step)
         inner = torch.is_grad_enabled() and x_t.requires_grad  # a guide around this model looks through it
-        look = Look(model, x_t if inner else x_t.detach().requires_grad_(), step)
+        look = Look(model, x_t if inner else x_t.detach().clone().requires_grad_(), step)
         density, gradient = climbed(awake, look, keep=inner)
         with torch.set_grad_enabled(inner):  # no graph where no guide has asked for x0_hat
             prediction = look.prediction
@@ -222,7 +222,7 @@ def climbed(guides: list[Guide], look: Look, keep: bool) -> tuple[Tensor, Tensor
             gradient, = torch.autograd.grad(density.sum(), look.x_t, retain_graph=keep, allow_unused=True)
         except torch.cuda.OutOfMemoryError:
             raise
-        except RuntimeError as error:  # a tensor changed in place, a function without a derivative
+        except Exception as error:  # a tensor changed in place, a graph that is used up, a derivative that fails
             raise UserError(f"the gradient of {names} cannot be taken at t = {t} ({one_line(error)}).") from error
     if gradient is None:
         raise UserError(f"{names}: the log-density does not depend on what is looked at; compute it from look.x_t or "

@@ -13,6 +13,8 @@ from guided_sample.plan import Plan
 from guided_sample.run import default_batch, device_name
 from noisy_clf.noise import SampleNoise
 
+AROUND, GRID = 4096, 1 << 20  # bytes: around a picture and its line, on disks that give whole blocks; of the grid and the rest
+
 
 def rehearsal(plan: Plan, out: Path, batch_size: int | None) -> str:
     """In words; takes the time of two steps of a batch."""
@@ -26,7 +28,7 @@ def rehearsal(plan: Plan, out: Path, batch_size: int | None) -> str:
         told.append(f"# {name}: {len(stage.steps)} steps of {N} samples in batches of {size}: "
                     f"{evaluations(stage, N)}")
         seconds += step_seconds(stage, size) * len(stage.steps) * math.ceil(N / size)
-        disk += 2 * N * math.prod(stage.denoiser.shape)  # the PNGs at most, and the npz
+        disk += N * (2 * math.prod(stage.denoiser.shape) + AROUND) + GRID  # PNGs and npz
     told.append(f"# about {tqdm.format_interval(seconds)} on {device_name(plan.device)}, and at most "
                 f"{tqdm.format_sizeof(disk, 'B')} in {out}")
     return "\n".join(told)

@@ -67,6 +67,8 @@ class Request:
     def __post_init__(self) -> None:
         for one in fields(self):
             value = getattr(self, one.name)
+            if value is None and one.metadata:
+                value = one.default
             if one.metadata and value is not None:
                 object.__setattr__(self, one.name, converted(one.metadata["kind"], value, key_of(one.name)))
         if not isinstance(self.digests, Mapping) or not all(isinstance(digest, str) for digest in self.digests.values()):
@@ -136,7 +138,7 @@ def read_request(path: Path) -> tuple[dict[str, Any], int | None]:
     content = read_table(path, 'model = "digits"', '{"model": "digits", "class": 3}')
     manifest = Manifest.of(content, path)
     if manifest is None:
-        values = content
+        values = {key.replace("-", "_"): value for key, value in content.items()}
     elif "model" not in manifest.request and "upsample" not in manifest.digests:
         raise UserError(f"{path} is of a run that has not ended, of a release that told the model only then; run its command "
                         f"to the end first.")

@@ -58,7 +58,8 @@ def asked_options(command: Callable[..., Any]) -> Callable[..., Any]:
               "keys as the flags are named, or a run's manifest.json, to draw its images again. Flags beside it come first.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, in which time and space on this device, and exit.")
 @click.option("--batch-size", type=click.IntRange(min=1),
-              help="Images at a time; they come out the same for any. [default: 64 up to 64 pixels, 16 at 128, 4 at 256]")
+              help="Images at a time; they come out the same for any, up to rounding. [default: 64 up to 64 pixels, 16 at 128, "
+                   "4 at 256]")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the images. [default: samples/ and the settings]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--check/--no-check", default=True, show_default=True,

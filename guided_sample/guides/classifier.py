@@ -32,9 +32,10 @@ class Classifier(Protocol):
 def log_prob(classifier: Classifier, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
     """log p(y | x_t) in nats, float32 [B]."""
     logits, K = classifier(x_t, t), len(classifier.class_names)
-    if logits.shape != (len(x_t), K):
-        raise UserError(f"the classifier gave logits shaped {list(logits.shape)} for {len(x_t)} samples of {K} classes, where "
-                        f"[{len(x_t)}, {K}] is wanted.")
+    if not isinstance(logits, Tensor) or logits.shape != (len(x_t), K):
+        told = f"logits shaped {list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise UserError(f"the classifier gave {told} for {len(x_t)} samples of {K} classes; a tensor [{len(x_t)}, {K}] is "
+                        f"wanted.")
     return -F.cross_entropy(logits.float(), y, reduction="none")
 
 

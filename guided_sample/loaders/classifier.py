@@ -67,7 +67,7 @@ def in_memory(classifier: Any, name: str = "the classifier") -> GuidingClassifie
     """A module of somebody's, frozen. UserError where it is not what `Classifier` in guides/classifier.py says."""
     lacks = [what for what, fits in (
         ("space, a noisy_clf.space.Space", isinstance(getattr(classifier, "space", None), Space)),
-        ("class_names, a tuple of names", isinstance(getattr(classifier, "class_names", None), tuple)),
+        ("class_names, a tuple of names", is_names(getattr(classifier, "class_names", None))),
         ("a call (x_t, t) -> logits [B,K]", callable(classifier))) if not fits]
     if lacks:
         raise UserError(f"{name} cannot guide as a classifier: it lacks {' and '.join(lacks)}.")
@@ -76,3 +76,7 @@ def in_memory(classifier: Any, name: str = "the classifier") -> GuidingClassifie
         classifier.eval().requires_grad_(False)
         digest = weights_digest(classifier)
     return GuidingClassifier(classifier, digest, {"kind": "classifier", "network": {"type": type(classifier).__name__}})
+
+
+def is_names(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) > 0 and all(isinstance(name, str) for name in value)

@@ -336,9 +336,13 @@ def test_guides_look_at_x0_hat_with_its_graph_in_any_order_and_mode():
     lambda look: (look.x_t.detach().zero_() + look.x_t).sum(dim=(1, 2, 3)),
     lambda look: (look.x0_hat.detach().zero_() + look.x_t).sum(dim=(1, 2, 3))])
 def test_a_guide_that_works_in_place_is_told(work):
+    """Of x_t it has a copy, so that even what torch does not count (.data) leaves the sampler's alone."""
     model, step = thresholded(labelled(tiny_denoiser(), None), clip), steps("10", tiny_denoiser().schedule)[4]
     with pytest.raises(UserError, match="mine changed look.x_t or look.x0_hat in place at t = .*; work on a copy"):
         steered(model, Guide(work, name="mine"))(torch.randn(2, 1, 8, 8), step)
+    x_t = torch.ones(2, 1, 8, 8)
+    steered(model, Guide(lambda look: look.x_t.data.mul_(0).mean() + look.x_t.sum(dim=(1, 2, 3))))(x_t, step)
+    assert x_t.eq(1).all()
 
 
 def test_a_gradient_that_cannot_be_taken_is_told():

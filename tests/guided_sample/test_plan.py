@@ -109,6 +109,7 @@ def test_a_module_in_a_python_file_guides_from_the_command_line(denoiser_folder:
 @pytest.mark.parametrize("classifier, words", [
     ("own.py:bare", ["own.py:bare cannot guide as a classifier: it lacks space, a noisy_clf.space.Space and class_names"]),
     ("own.py:Minee", ["own.py has no 'Minee'; did you mean Mine?"]),
+    ("own.py", ["own.py is a Python file, not a classifier's; a classifier of your own is given as own.py:NAME"]),
     ("nowhere.py:Mine", ["there is no file 'nowhere.py'; a classifier of your own is given as FILE.py:NAME"]),
 ])
 def test_what_is_no_classifier_is_refused(denoiser_folder: Path, classifier_folder: Path, classifier: str,
@@ -150,6 +151,10 @@ class Few(Property):
         return x_t.flatten(1)[:, :2]
 
 
+class Numbered(Property):
+    class_names = (1, 2, 3)
+
+
 class Stumbles(Property):
     def forward(self, x_t, t):
         return x_t @ torch.ones(3)
@@ -162,8 +167,9 @@ def fails():
 
 @pytest.mark.parametrize("name, words", [
     ("Property", []), ("Few", ["the classifier gave logits shaped [2, 2] for 2 samples of 3 classes"]),
+    ("Numbered", ["odd.py:Numbered cannot guide as a classifier: it lacks class_names, a tuple of names"]),
     ("Stumbles", ["odd.py:Stumbles failed at t = 49: RuntimeError ("]),
-    ("fails", ["odd.py:fails fails when it makes the classifier: RuntimeError (no weights) in line 29"])])
+    ("fails", ["odd.py:fails fails when it makes the classifier: RuntimeError (no weights) in line 33"])])
 def test_odd_classifiers_of_ones_own(denoiser_folder: Path, name: str, words: list[str]):
     Path("odd.py").write_text(ODD)
     arguments = ["--classifier", f"odd.py:{name}", "--class", "1", "--num-samples", 2, "--out", "out"]

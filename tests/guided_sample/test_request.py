@@ -118,6 +118,8 @@ def test_a_manifest_is_drawn_by_models_of_the_same_digests_or_refused(denoiser_f
     ("eta = 0.5", "request.toml: eta belongs to --sampler ddim, not to ddpm"),
     ("digests = 3", "request.toml: digests: 3 is no table of SHA-256"),
     ("sampler = ddim", "request.toml cannot be read as TOML"),
+    ("grad-at = \"nowhere\"", "request.toml: grad_at: 'nowhere' is not one of 'x_t', 'mean'"),
+    (f"scale = 1{'0' * 400}", "request.toml: scale: inf is not a finite number"),
 ])
 def test_a_request_file_that_is_none_is_told_by_its_key(text: str, message: str):
     Path("request.toml").write_text(text)
@@ -190,7 +192,7 @@ def test_dry_run_tells_the_request_in_full_the_evaluations_the_time_and_the_disk
     assert "5 steps of 6 samples in batches of 4: 30 evaluations of the denoiser, 30 of the classifier" in result.output
     sigmas = [(1 / SCHEDULE.alpha_bar[t] - 1) ** 0.5 for t in kept_timesteps("5", 50)]
     assert f", {6 * sum(sigma <= 1 for sigma in sigmas)} of mine.py:darker\n" in result.output
-    assert " on cpu (" in result.output and "at most 768B in out" in result.output
+    assert " on cpu (" in result.output and "at most 1.07MB in out" in result.output
     assert not Path("out").exists()
     Path("request.toml").write_text(result.output)
     full = drawn("--request", "request.toml", out="out")
