@@ -19,7 +19,7 @@ AROUND, GRID = 4096, 1 << 20  # bytes: around a picture and its line, on disks t
 def rehearsal(plan: Plan, out: Path, batch_size: int | None) -> str:
     """In words; takes the time of two steps of a batch."""
     assert plan.request.num_samples is not None
-    told = [plan.request.to_toml()]
+    told = [(plan.second or plan).request.to_toml()]
     N, stages = plan.request.num_samples, [plan] + ([plan.second] if plan.second else [])
     seconds, disk = 0.0, 0
     for stage in stages:

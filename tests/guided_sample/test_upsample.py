@@ -286,3 +286,11 @@ def test_in_memory_a_plan_draws_the_enlarged_images():
     request = Request("imagenet64", classes=(1, 2), upsample="", sampler="ddim", steps="ddim4", knobs={"eta": 1.0}, seed=3)
     images = Plan.of(request, "cpu").draw(range(3)).images
     assert all(np.array_equal(pixels(LARGE / f"{i:06d}.png"), images[i]) for i in range(3))
+
+
+def test_dry_run_tells_of_both_stages():
+    result = run("--model", "imagenet64", "--upsample", *FAST, "--upsample-steps", "ddim2", "--num-samples", 2, "--dry-run")
+    assert result.exit_code == 0 and not Path("out").exists(), result.output
+    assert 'upsample = "imagenet64-256"\nupsample_steps = "ddim2"\n' in result.output
+    assert "# imagenet64: 4 steps of 2 samples in batches of 2: 8 evaluations of the denoiser" in result.output
+    assert "# imagenet64-256: 2 steps of 2 samples in batches of 2: 4 evaluations of the denoiser\n" in result.output
