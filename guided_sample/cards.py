@@ -13,6 +13,7 @@ from noisy_clf.checkpoints.cache import cached
 from noisy_clf.checkpoints.model_folder import Kind, ModelFolder
 from noisy_clf.checkpoints.released import RELEASED
 from noisy_clf.errors import UserError
+from noisy_clf.space import Space
 
 
 @dataclass(frozen=True)
@@ -24,21 +25,26 @@ class Card:
     upsampler    what enlarges its samples, where that is known
     """
 
-    T: int | None = None
+    space: Space | None = None
     class_names: tuple[str, ...] | None = None
     small_size: int | None = None
     advice: Advice = Advice()
     upsampler: str | None = None
+
+    @property
+    def T(self) -> int | None:
+        return self.space.schedule.T if self.space else None
 
 
 def card_of(name_or_path: str, kind: Kind) -> Card:
     """UserError where there is no such model, or its folder is none."""
     path = Path(name_or_path)
     if name_or_path in RELEASED[kind]:
-        settings = RELEASED[kind][name_or_path].settings
+        file = RELEASED[kind][name_or_path]
+        settings, space = file.settings, Space(file.schedule, file.settings["image_size"], 3)
         names = settings.get("class_names", ())
         known = MODELS[name_or_path] if kind == "denoiser" else None
-        return Card(settings["T"], imagenet.class_names() if names == "imagenet" else tuple(names), settings.get("small_size"),
+        return Card(space, imagenet.class_names() if names == "imagenet" else tuple(names), settings.get("small_size"),
                     known.advice if known else Advice(), known.upsampler if known else None)
     if path.suffix == ".py" and path.is_file():
         hint = f"; a classifier of your own is given as {name_or_path}:NAME." if kind == "classifier" else "; give a model's."
@@ -46,7 +52,7 @@ def card_of(name_or_path: str, kind: Kind) -> Card:
     if path.is_file() or is_diffusers_folder(path) or name_or_path.startswith("timm:") or ".py:" in name_or_path:
         return Card()
     folder = ModelFolder.open(name_or_path, kind)
-    return Card(folder.T, folder.class_names, None, advice_of(folder))
+    return Card(Space(folder.schedule, folder.image_size, folder.channels), folder.class_names, None, advice_of(folder))
 
 
 def not_downloaded(request: Request) -> list[str]:

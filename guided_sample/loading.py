@@ -75,7 +75,7 @@ def load(request: Request, classifier: Classifier | None = None) -> tuple[Reques
 
 def card_of_loaded(name: str, loaded: LoadedModel) -> Card:
     denoiser = loaded.denoiser
-    return Card(denoiser.schedule.T, denoiser.class_names or (), denoiser.small_size, loaded.advice,
+    return Card(denoiser.space, denoiser.class_names or (), denoiser.small_size, loaded.advice,
                 MODELS[name].upsampler if name in MODELS else None)
 
 

@@ -33,8 +33,12 @@ def resolve(asked: Request, model: Card, card_of_classifier: Callable[[str], Car
     wanted = asked.classes or (NONE if classifier is None and model.class_names == () else
                                () if classifier is None and model.class_names is None else ("all",))
     names, labels = model.class_names, None
-    if classifier is not None and (not names or nameless(names)):
-        names = card_of_classifier(classifier).class_names
+    if classifier is not None:
+        card = card_of_classifier(classifier)
+        if model.space and card.space:
+            model.space.refuse_other(card.space, "classifier")
+        if not names or nameless(names):
+            names = card.class_names
     if wanted == NONE:
         labels = Labels()
         if model.class_names:
@@ -60,12 +64,16 @@ def resolve(asked: Request, model: Card, card_of_classifier: Callable[[str], Car
 
 def resolve_names(asked: Request, class_names: tuple[str, ...] | None = None) -> Request:
     """The same by names alone, before anything is downloaded or loaded; class_names are of a classifier in memory."""
-    named, _ = resolve(asked, card_of(asked.model, "denoiser"), lambda name: Card(
+    model = card_of(asked.model, "denoiser")
+    named, _ = resolve(asked, model, lambda name: Card(
         class_names=class_names) if class_names else card_of(name, "classifier"))
     if named.upsample is not None:
         card = card_of(named.upsample, "denoiser")
         if card.T is not None and card.small_size is None:
             raise UserError(f"{named.upsample}, given as --upsample, is no upsampler; try imagenet64-256 or imagenet128-512.")
+        if card.small_size and model.space and model.space.image_size != card.small_size:
+            raise UserError(f"{named.upsample} enlarges images of {card.small_size} pixels, and {asked.model}'s have "
+                            f"{model.space.image_size}; name another --upsample, or leave it out.")
         if card.T is not None and named.upsample_steps is not None:
             kept_timesteps(named.upsample_steps, card.T)
     return named

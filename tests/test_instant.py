@@ -19,7 +19,7 @@ from noisy_clf.checkpoints.released import DENOISERS
 from noisy_clf.class_names import class_index
 from noisy_clf.imagenet import class_names
 folder = ModelFolder.open("digits", "classifier")
-assert (folder.T, folder.image_size, class_index("seven", folder.class_names)) == (1000, 16, 7)
+assert (folder.schedule.T, folder.image_size, class_index("seven", folder.class_names)) == (1000, 16, 7)
 assert class_index("n02099601", class_names()) == 207 and DENOISERS["imagenet64"].schedule.T == 1000
 """
 HEAVY = ("torch", "timm", "torchvision", "diffusers", "sklearn", "scipy", "matplotlib")
@@ -74,9 +74,12 @@ ANSWERS = [  # a command line, and what is in its answer
     ("guided-sample --upsample-config up.toml", "--upsample-config is given and --upsample is not"),
     ("guided-sample --upsample-steps 20", "--upsample-steps is given and --upsample is not"),
     ("guided-sample --upsample", "imagenet256-uncond has no upsampler of its own"),
+    ("guided-sample --model imagenet64 --classifier imagenet256", "learned on another noise schedule (linear"),
+    ("guided-sample --model imagenet256 --classifier imagenet512", "image size is 512 and the denoiser's 256"),
+    ("guided-sample --model digits --upsample imagenet64-256", "enlarges images of 64 pixels, and digits's have 16"),
     ("guided-sample --upsample nosuch", "there is no denoiser 'nosuch'"),
     ("guided-sample --upsample lsun-cat", "lsun-cat, given as --upsample, is no upsampler; try imagenet64-256"),
-    ("guided-sample --upsample imagenet64-256 --upsample-steps 2000", "steps '2000' cannot be made"),
+    ("guided-sample --model imagenet64 --upsample --upsample-steps 2000", "steps '2000' cannot be made"),
     ("guided-sample --model imagenet64-256", "imagenet64-256 is an upsampler, a second stage"),
     ("guided-sample --class none --classifier imagenet256", "--class none asks for no class, and --classifier imagenet256"),
     ("guided-sample --class none --scale 2", "--class none asks for no class, and --scale 2"),

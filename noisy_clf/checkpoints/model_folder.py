@@ -99,16 +99,19 @@ class ModelFolder:
             raise UserError(f"{self.path / CONFIG}: the schedule cannot be read ({error!r}).") from error
 
     @property
-    def T(self) -> int:
-        return self.schedule.T
-
-    @property
     def image_size(self) -> int:
         """Pixels a side."""
         size = self.config["network"].get("image_size")
         if type(size) is not int or size < 1:
             raise UserError(f"{self.path / CONFIG}: image_size must be a whole number of at least 1, not {size!r}.")
         return size
+
+    @property
+    def channels(self) -> int:
+        channels = self.config["network"].get("in_channels")
+        if type(channels) is not int or channels < 1:
+            raise UserError(f"{self.path}: in_channels must be a whole number of at least 1, not {channels!r}.")
+        return channels
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -224,7 +224,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_drawn():
     assert_refused(refused("--model", own, "--upsample"), "own has no upsampler of its own; name one: --upsample imagenet64-")
     assert_refused(refused("--model", "imagenet64", "--upsample", "nothing"), "there is no denoiser 'nothing'")
     assert_refused(refused("--model", larger, "--upsample", "imagenet64-256"),
-                   "the upsampler enlarges images of 8 pixels and 3 channels, and the model's have 16 and 3")
+                   "imagenet64-256 enlarges images of 8 pixels, and larger's have 16; name another --upsample")
     assert_refused(refused("--model", own, "--upsample", "imagenet64-256"),
                    "the upsampler enlarges images of 8 pixels and 3 channels, and the model's have 8 and 1")
     assert_refused(refused("--model", colour, "--classifier", guides, "--upsample", "imagenet64-256"),
