@@ -16,13 +16,13 @@ import numpy as np
 from numpy.lib import format as npy
 from PIL import Image
 
-from guided_sample.manifest import ABOUT, Manifest
+from guided_sample.manifest import ABOUT, MANIFEST, Manifest
 from guided_sample.request import KEYS
 from noisy_clf.errors import UserError
 from noisy_clf.files import (
     atomic_write, filled, made_by_newer, read_json, refuse_other_options, versions, write_json)
 
-MANIFEST, LINES = "manifest.json", "samples.jsonl"
+LINES = "samples.jsonl"
 
 
 class RunFolder:

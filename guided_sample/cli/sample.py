@@ -10,6 +10,7 @@ import click
 
 from guided_sample.cards import not_downloaded
 from guided_sample.guides import GuideSpec
+from guided_sample.manifest import MANIFEST
 from guided_sample.released import table
 from guided_sample.request import Request, key_of, read_request, with_flags
 from guided_sample.resolve import resolve_names
@@ -18,7 +19,6 @@ from noisy_clf.checkpoints.cache import cache_folder, source
 from noisy_clf.errors import FriendlyCommand
 
 LARGEST_PUBLISHED_SCALE = 4
-MANIFEST = "manifest.json"
 
 
 def list_models(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:

@@ -101,17 +101,19 @@ class ModelFolder:
     @property
     def image_size(self) -> int:
         """Pixels a side."""
-        size = self.config["network"].get("image_size")
-        if type(size) is not int or size < 1:
-            raise UserError(f"{self.path / CONFIG}: image_size must be a whole number of at least 1, not {size!r}.")
-        return size
+        return self.size_of("image_size")
 
     @property
     def channels(self) -> int:
-        channels = self.config["network"].get("in_channels")
-        if type(channels) is not int or channels < 1:
-            raise UserError(f"{self.path}: in_channels must be a whole number of at least 1, not {channels!r}.")
-        return channels
+        """Of its images."""
+        return self.size_of("in_channels")
+
+    def size_of(self, name: str) -> int:
+        """A size among the network's settings."""
+        size = self.config["network"].get(name)
+        if type(size) is not int or size < 1:
+            raise UserError(f"{self.path}: {name} must be a whole number of at least 1, not {size!r}.")
+        return size
 
     @property
     def class_names(self) -> tuple[str, ...]:
