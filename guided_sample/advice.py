@@ -1,13 +1,11 @@
 """How a model is best sampled."""
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from guided_sample.samplers import SAMPLERS
 from guided_sample.steps import nearest_steps
-from noisy_clf.checkpoints.model_folder import ModelFolder, config_from
-from noisy_clf.errors import UserError
+from noisy_clf.checkpoints.model_folder import CONFIG, ModelFolder, config_from
 
 
 @dataclass(frozen=True)
@@ -21,13 +19,6 @@ class Advice:
     scale: float | dict[str, float] = 1.0
     steps: dict[str, str] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        scales = self.scale.values() if isinstance(self.scale, dict) else [self.scale]
-        if not (isinstance(self.classifier, str | None)
-                and all(isinstance(scale, int | float) and math.isfinite(scale) for scale in scales)
-                and isinstance(self.steps, dict) and all(isinstance(spec, str) for spec in self.steps.values())):
-            raise UserError(f"\"sampling\" must hold a classifier's name, a scale and steps by sampler, not {asdict(self)}.")
-
     def scale_for(self, sampler: str) -> float:
         return self.scale.get(sampler, self.scale.get("ddpm", 1.0)) if isinstance(self.scale, dict) else self.scale
 
@@ -38,4 +29,4 @@ class Advice:
 
 def advice_of(folder: ModelFolder) -> Advice:
     """What a denoiser's config.json advises."""
-    return config_from(Advice, folder.config.get("sampling") or {}, folder.path)
+    return config_from(Advice, folder.config.get("sampling") or {}, f"{folder.path / CONFIG}, in \"sampling\"")

@@ -21,6 +21,7 @@ class Card:
     """Of a denoiser or a classifier; None: it must be loaded to know.
 
     class_names  () where it knows no classes
+    null_class   whether a class-conditional one can be sampled without a class
     small_size   of an upsampler: the size that it enlarges from
     upsampler    what enlarges its samples, where that is known
     """
@@ -30,6 +31,7 @@ class Card:
     small_size: int | None = None
     advice: Advice = Advice()
     upsampler: str | None = None
+    null_class: bool = False
 
     @property
     def T(self) -> int | None:
@@ -52,7 +54,11 @@ def card_of(name_or_path: str, kind: Kind) -> Card:
     if path.is_file() or is_diffusers_folder(path) or name_or_path.startswith("timm:") or ".py:" in name_or_path:
         return Card()
     folder = ModelFolder.open(name_or_path, kind)
-    return Card(Space(folder.schedule, folder.image_size, folder.channels), folder.class_names, None, advice_of(folder))
+    return Card(space_of(folder), folder.class_names, None, advice_of(folder), null_class=folder.config["null_class"])
+
+
+def space_of(folder: ModelFolder) -> Space:
+    return Space(folder.schedule, folder.image_size, folder.channels)
 
 
 def not_downloaded(request: Request) -> list[str]:

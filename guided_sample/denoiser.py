@@ -4,6 +4,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from guided_sample.unet import UNet
@@ -31,6 +32,7 @@ class Denoiser:
     variance     of the reverse steps: one of VARIANCES
     predicts     one of PREDICTIONS
     class_names  of a class-conditional network, in the order of their numbers
+    null_class   it knows "of no class" too, as class K: the last row of its table, and what it is told where y is None
     rescaled_t   the network is told 1000 t / T in t's place (a flag of improved-diffusion)
     small_size   of an upsampler: pixels a side of the images that it enlarges
     """
@@ -41,6 +43,7 @@ class Denoiser:
     variance: str
     predicts: str = "eps"
     class_names: tuple[str, ...] | None = None
+    null_class: bool = False
     rescaled_t: bool = False
     small_size: int | None = None
 
@@ -50,14 +53,36 @@ class Denoiser:
                 raise UserError(f"unknown {what} {value!r}; there are: {', '.join(possible)}.")
 
     def __call__(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Denoised:
-        told = t * (1000 / self.schedule.T) if self.rescaled_t else t
-        output, v = self.network(x_t, told, y).float(), None
-        if self.variance.startswith("learned"):
-            output, v = output.split(self.channels, dim=1)
+        predicted, v = self.predicted(x_t, t, y)
+        return Denoised(self.x0_from(x_t, t, predicted), v)
+
+    def predicted(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The network's own output, float32: (what it `predicts` [B,C,H,W], v or None)."""
+        if y is None and self.null_class:
+            y = torch.full_like(t, self.K)
+        output = self.network(x_t, t * (1000 / self.schedule.T) if self.rescaled_t else t, y).float()
+        if not self.variance.startswith("learned"):
+            return output, None
+        output, v = output.split(self.channels, dim=1)
+        return output, v
+
+    def x0_from(self, x_t: Tensor, t: Tensor, predicted: Tensor) -> Tensor:
+        """x0_hat from what the network predicts."""
         if self.predicts == "x_0":
-            return Denoised(output, v)
+            return predicted
         x0_from = x0_from_eps if self.predicts == "eps" else x0_from_velocity
-        return Denoised(x0_from(self.schedule, x_t, t, output), v)
+        return x0_from(self.schedule, x_t, t, predicted)
+
+    def target(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """What a perfect network would predict of x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps."""
+        if self.predicts == "velocity":
+            return velocity_of(self.schedule, x_0, t, eps)
+        return eps if self.predicts == "eps" else x_0
+
+    @property
+    def K(self) -> int:
+        """Classes, without the null class."""
+        return len(self.class_names or ())
 
     @property
     def space(self) -> Space:
@@ -76,12 +101,13 @@ class Denoiser:
         network = {"type": "UNet", **asdict(self.network.config)} if isinstance(self.network, UNet) else {}
         return {"kind": "denoiser", "network": network, "schedule": self.schedule.to_config(), "predicts": self.predicts,
                 "variance": self.variance, "class_names": list(self.class_names) if self.class_names else None,
-                **({"rescaled_t": True} if self.rescaled_t else {})}
+                **({"null_class": True} if self.null_class else {}), **({"rescaled_t": True} if self.rescaled_t else {})}
 
 
 def unet_denoiser(network: UNet, schedule: NoiseSchedule, variance: str, small_size: int | None = None,
                   **more: Any) -> Denoiser:
-    """A Denoiser of images of the UNet's own channels and size; the number of its outputs must fit the variance."""
+    """A Denoiser of images of the UNet's own channels and size; `more` are fields of it. The number of the network's outputs
+    must fit the variance."""
     C = network.config.in_channels // (2 if small_size else 1)  # an upsampler reads the small image too
     wanted = C * (2 if variance.startswith("learned") else 1)
     if network.config.out_channels != wanted:
@@ -95,6 +121,12 @@ def x0_from_eps(schedule: NoiseSchedule, x_t: Tensor, t: Tensor, eps: Tensor) ->
     """x0_hat = (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t). (DDPM eq. 15)"""
     signal, noise = schedule.at(t)
     return (x_t - noise * eps) / signal
+
+
+def velocity_of(schedule: NoiseSchedule, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """velocity = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0. (Progressive Distillation app. D)"""
+    signal, noise = schedule.at(t)
+    return signal * eps - noise * x_0
 
 
 def x0_from_velocity(schedule: NoiseSchedule, x_t: Tensor, t: Tensor, velocity: Tensor) -> Tensor:

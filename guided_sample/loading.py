@@ -10,6 +10,7 @@ from guided_sample.denoiser import Denoiser
 from guided_sample.guides import GuideSpec
 from guided_sample.guides.classifier import Classifier
 from guided_sample.guides.file import load_guide
+from guided_sample.labels import word_of
 from guided_sample.loaders import LoadedModel, load_model
 from guided_sample.loaders.classifier import GuidingClassifier, in_memory, load_guiding_classifier
 from guided_sample.model import Guide
@@ -18,7 +19,7 @@ from guided_sample.request import Request
 from guided_sample.resolve import resolve, resolve_names
 from noisy_clf.checkpoints.model_folder import file_digest
 from noisy_clf.checkpoints.settings import read_settings
-from noisy_clf.class_names import nameless
+from noisy_clf.class_names import same_classes
 from noisy_clf.errors import UserError
 
 IN_MEMORY = "a module in memory"  # what a request calls a classifier without a name
@@ -56,7 +57,10 @@ def load(request: Request, classifier: Classifier | None = None) -> tuple[Reques
         request = replace(request, classifier=IN_MEMORY)
     settings = read_settings(request.model_config, request.model_flags, "denoiser")
     classifier_settings = read_settings(request.classifier_config, request.classifier_flags, "classifier")
-    resolve_names(request, mine.classifier.class_names if mine else None)
+    named = resolve_names(request, mine.classifier.class_names if mine else None)
+    request = replace(request, classifier=named.classifier)
+    if word_of(request.classes) == "none":
+        request = replace(request, classes=named.classes)  # no classifier is loaded that could tell whether one is called so
     specs = [GuideSpec.parse(text) for text in request.guide]
     guides = tuple(map(load_guide, specs))
     guide_digests: dict[str, str] = {}
@@ -76,14 +80,14 @@ def load(request: Request, classifier: Classifier | None = None) -> tuple[Reques
 def card_of_loaded(name: str, loaded: LoadedModel) -> Card:
     denoiser = loaded.denoiser
     return Card(denoiser.space, denoiser.class_names or (), denoiser.small_size, loaded.advice,
-                MODELS[name].upsampler if name in MODELS else None)
+                MODELS[name].upsampler if name in MODELS else None, denoiser.null_class)
 
 
 def refuse_mismatch(denoiser: Denoiser, classifier: Classifier) -> None:
     """UserError where the two were not trained on the same noise, image size, channels or classes."""
     denoiser.space.refuse_other(classifier.space, "classifier")
     theirs, ours = classifier.class_names, denoiser.class_names
-    if ours and (len(ours) != len(theirs) or ours != theirs and not nameless(ours) and not nameless(theirs)):
+    if ours and not same_classes(ours, theirs):
         raise UserError(f"the classifier's {len(theirs)} classes ({theirs[0]}, ...) are not the denoiser's {len(ours)} "
                         f"({ours[0]}, ...).")
 

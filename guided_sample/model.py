@@ -18,7 +18,7 @@ from torch import Tensor
 from guided_sample.denoiser import Denoiser
 from guided_sample.posterior import posterior_mean, reverse_variance
 from guided_sample.steps import Step
-from noisy_clf.errors import UserError, one_line
+from noisy_clf.errors import UserError, one_line, out_of_memory
 
 
 class Prediction(NamedTuple):
@@ -124,7 +124,7 @@ def for_each_sample(scale: float | Tensor, values: Tensor, name: str) -> float |
 
 
 def labelled(denoiser: Denoiser, y: Tensor | None) -> Model:
-    """The denoiser told the classes y int64 [B]; None for an unconditional one."""
+    """The denoiser told the classes y int64 [B]; None for an unconditional one, or for the null class."""
     def model(x_t: Tensor, step: Step) -> Prediction:
         t = torch.full((len(x_t),), step.t, device=x_t.device)
         x0_hat, v = denoiser(x_t, t, y)
@@ -220,9 +220,9 @@ def climbed(guides: list[Guide], look: Look, keep: bool) -> tuple[Tensor, Tensor
                             f"work on a copy: look.x0_hat.clone().")
         try:
             gradient, = torch.autograd.grad(density.sum(), look.x_t, retain_graph=keep, allow_unused=True)
-        except torch.cuda.OutOfMemoryError:
-            raise
         except Exception as error:  # a tensor changed in place, a graph that is used up, a derivative that fails
+            if out_of_memory(error):
+                raise
             raise UserError(f"the gradient of {names} cannot be taken at t = {t} ({one_line(error)}).") from error
     if gradient is None:
         raise UserError(f"{names}: the log-density does not depend on what is looked at; compute it from look.x_t or "

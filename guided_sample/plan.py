@@ -12,18 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from guided_sample.beside import unguided
 from guided_sample.cards import Card
 from guided_sample.denoiser import Denoiser
 from guided_sample.finite import Watch
 from guided_sample.guides import GuideSpec
 from guided_sample.guides.classifier import Classifier, log_prob, log_prob_of
-from guided_sample.labels import Labels
+from guided_sample.labels import Labels, plain
 from guided_sample.loaders import load_model
 from guided_sample.loading import card_of_loaded, load, without_names
 from guided_sample.model import Guide, Model, clip, labelled, steered, steered_at_mean, thresholded
 from guided_sample.manifest import Manifest
 from guided_sample.request import Request
-from guided_sample.resolve import resolve
+from guided_sample.resolve import doubts, resolve
 from guided_sample.samplers import SAMPLERS
 from guided_sample.steps import Step, kept_timesteps, steps
 from guided_sample.upsample import enlarging, refuse_misfit
@@ -61,6 +62,7 @@ class Plan:
     stream      of the samples' noise
     settings_given  by somebody, for a denoiser in a bare file
     second      the plan that enlarges this one's samples, where that is asked for
+    notes       what to tell before it is drawn, a sentence each
     """
 
     request: Request
@@ -75,6 +77,7 @@ class Plan:
     stream: tuple[int, ...] = DRAWING
     settings_given: bool = False
     second: Plan | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, request: Request, device: str | torch.device = "auto", classifier: Classifier | None = None) -> Plan:
@@ -83,6 +86,7 @@ class Plan:
         classifier  a module to guide with in place of the named one (guides/classifier.py says what it must offer), frozen here
         """
         where = device if isinstance(device, torch.device) else pick_device(device)
+        named = request.classifier is not None or classifier is not None
         request, models = load(request, classifier)
         exact_float32()
         loaded, guiding = models.denoiser, models.classifier
@@ -95,7 +99,11 @@ class Plan:
         if asked.upsample is not None:
             plan = replace(plan, second=enlarger(asked, plan, request.steps))
         refuse_other_digests(request, plan.second or plan)
-        return plan
+        beside = not named and request.classifier is not None and loaded.advice.classifier is None
+        found = [f"Guided by {request.classifier}, the only classifier beside {request.model} that fits it; for another: "
+                 f"--classifier, for none: {unguided(card_of_loaded(request.model, loaded))}."] * beside
+        return replace(plan, notes=(*found, *(note for stage in (plan, plan.second) if stage for note in doubts(
+            stage.request, Card(stage.denoiser.space, small_size=stage.denoiser.small_size)))))
 
     def model(self, indices: Sequence[int], small: Tensor | None = None) -> Model:
         """What the sampler sees for the samples of these indices.
@@ -196,7 +204,8 @@ class Plan:
         with suppress(UserError):  # of a model with another T: what differs is the model
             values["steps"] = kept_timesteps(spec, self.denoiser.schedule.T)
         guides = [{**asdict(GuideSpec.parse(text)), "source": None} for text in request.guide]
-        return json.loads(json.dumps(values | {"guide": guides, "digests": manifest.digests, "configs": manifest.configs}))
+        values |= {"class": plain(request.classes), "guide": guides}
+        return json.loads(json.dumps(values | {"digests": manifest.digests, "configs": manifest.configs}))
 
 
 NAMES = ("model", "model_config", "model_flags", "classifier", "classifier_config", "classifier_flags", "upsample",

@@ -10,7 +10,8 @@ import torch
 from tqdm import tqdm
 
 from guided_sample.plan import Plan
-from guided_sample.run import default_batch, device_name
+from guided_sample.run import default_batch
+from noisy_clf.execution import device_name
 from noisy_clf.noise import SampleNoise
 
 AROUND, GRID = 4096, 1 << 20  # bytes: around a picture and its line, on disks that give whole blocks; of the grid and the rest

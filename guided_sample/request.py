@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from guided_sample.kinds import Real, Steps, Text, Whole, Words
+from guided_sample.labels import spelled_out, word_of
 from guided_sample.manifest import Manifest
 from guided_sample.samplers import KNOBS, SAMPLERS
 from noisy_clf.errors import UserError
@@ -40,7 +41,8 @@ class Request:
     classifier_config: str | None = asked(None, Text(), "As --model-config, for the classifier.", metavar="FILE")
     classifier_flags: str | None = asked(None, Text(), "As --model-flags, for the classifier.", metavar="FLAGS")
     classes: tuple[str | int, ...] = asked((), Words(numbers=True), "A number, a name, a WordNet id, several (3,7 or given "
-                                           "again), all in turn, random, or none. [default: all, or none where there are none]",
+                                           "again), all in turn, random, or none; where that may be two things, index:3, "
+                                           "name:3 or word:all. [default: all, or none where there are none]",
                                            multiple=True, metavar="CLASS")
     scale: float | None = asked(None, Real(), "Guidance scale of the classifier; 0: no guidance. [default: the model's]")
     guide: tuple[str, ...] = asked((), Words(), "A guide of your own, beside the classifier or (--class none) instead of it: "
@@ -148,9 +150,11 @@ def read_request(path: Path) -> tuple[dict[str, Any], int | None]:
     else:
         values = manifest.request | {"digests": manifest.digests}
     try:
-        Request.of(values)
+        classes = Request.of(values).classes
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    if manifest and classes:
+        values["class"] = spelled_out(classes)
     size = content.get("batch_size") if manifest and "upsample" not in manifest.digests else None  # of the other stage
     return values, size if type(size) is int and size > 0 else None
 
@@ -159,10 +163,9 @@ def with_flags(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     """A file's values but for those given as flags, and for those that these make meaningless."""
     forgotten: set[str] = set()
     if "class" in given:
-        nothing = ("none", ["none"], ("none",))
-        if given["class"] in nothing:
+        if word_of(given["class"]) == "none":
             forgotten |= {"scale", "classifier", "classifier_config", "classifier_flags"}
-        elif values.get("class") in nothing:
+        elif word_of(values.get("class")) == "none":
             forgotten.add("scale")  # 0, for want of a class
     sampler = SAMPLERS.get(given.get("sampler", ""))
     if sampler:

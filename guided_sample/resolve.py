@@ -6,45 +6,48 @@ card does not know stays open.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
+from guided_sample.beside import classifier_beside
 from guided_sample.cards import Card, card_of
 from guided_sample.guides import GuideSpec
-from guided_sample.labels import WORDS, Labels
+from guided_sample.labels import Labels, alone, refuse_two_meanings, word_of
 from guided_sample.request import Request
-from guided_sample.steps import kept_timesteps
+from guided_sample.samplers import SAMPLERS
+from guided_sample.steps import kept_timesteps, nearest_steps, unreached_noise
 from noisy_clf.class_names import nameless
 from noisy_clf.errors import UserError
 
-NONE = ("none",)
+NONE, ALL = ("none",), ("word:all",)  # what is asked for where nothing is
 
 
 def resolve(asked: Request, model: Card, card_of_classifier: Callable[[str], Card]) -> tuple[Request, Labels | None]:
     """(the request with every default filled in that the cards tell, the classes it asks for where they tell them)."""
+    classifier = model.advice.classifier if asked.classifier is None else asked.classifier
+    none, card = word_of(asked.classes) == "none", None
+    with suppress(*[UserError] * none):  # for no class no classifier is needed, nor need it be there
+        card = None if classifier is None else card_of_classifier(classifier)
+    names, labels = names_of(model, card), None
+    if none:
+        refuse_two_meanings(str(asked.classes[0]), names or ())
+        classifier = None
     refuse_idle(asked)
     if model.small_size is not None:
         raise UserError(f"{asked.model} is an upsampler, a second stage; give it as --upsample {asked.model}, after a --model "
                         f"of {model.small_size} pixels.")
-    classifier = model.advice.classifier if asked.classifier is None else asked.classifier
-    if asked.classes == NONE:
-        classifier = None
     if classifier is None and (asked.classifier_config is not None or asked.classifier_flags is not None):
         raise UserError("settings of a classifier are given, and none is used; leave them out, or give --classifier.")
-    wanted = asked.classes or (NONE if classifier is None and model.class_names == () else
-                               () if classifier is None and model.class_names is None else ("all",))
-    names, labels = model.class_names, None
-    if classifier is not None:
-        card = card_of_classifier(classifier)
-        if model.space and card.space:
-            model.space.refuse_other(card.space, "classifier")
-        if not names or nameless(names):
-            names = card.class_names
-    if wanted == NONE:
+    if classifier is not None and card and card.space and model.space:
+        model.space.refuse_other(card.space, "classifier")
+    wanted = asked.classes or (NONE if card is None and names == () else () if card is None and names is None else ALL)
+    if word_of(wanted) == "none":
         labels = Labels()
-        if model.class_names:
+        if model.class_names and not model.null_class:
             raise UserError(f"{asked.model} is class-conditional and cannot be sampled without a class; try --class random.")
     elif names == ():
-        raise UserError(f"{asked.model} knows no classes and comes with no classifier; give --classifier, or --class none.")
+        raise UserError(f"{asked.model} knows no classes and comes with no classifier; give --classifier, or --class none; "
+                        f"{how_to_train(asked.model)}")
     elif names is not None and wanted:
         labels = Labels.of(wanted, names)
     steps = asked.steps
@@ -58,13 +61,21 @@ def resolve(asked: Request, model: Card, card_of_classifier: Callable[[str], Car
             raise UserError(f"{asked.model} has no upsampler of its own; name one: --upsample imagenet64-256.")
     return replace(
         asked, classifier=classifier, scale=scale_of(asked, model, classifier, wanted), steps=steps, upsample=upsample,
-        classes=wanted if labels is None or wanted in (("random",), NONE) else labels.classes,
+        classes=wanted if labels is None else labels.asked(wanted, names),
         num_samples=asked.num_samples or (None if labels is None else default_number(labels))), labels
+
+
+def names_of(model: Card, classifier: Card | None) -> tuple[str, ...] | None:
+    """Of the classes that can be asked for; () where there are none."""
+    numbers = not model.class_names or nameless(model.class_names)
+    return classifier.class_names if classifier and numbers else model.class_names
 
 
 def resolve_names(asked: Request, class_names: tuple[str, ...] | None = None) -> Request:
     """The same by names alone, before anything is downloaded or loaded; class_names are of a classifier in memory."""
     model = card_of(asked.model, "denoiser")
+    if wants_classifier(asked, model):
+        asked = replace(asked, classifier=classifier_beside(asked.model, model))
     named, _ = resolve(asked, model, lambda name: Card(
         class_names=class_names) if class_names else card_of(name, "classifier"))
     if named.upsample is not None:
@@ -79,14 +90,38 @@ def resolve_names(asked: Request, class_names: tuple[str, ...] | None = None) ->
     return named
 
 
+def wants_classifier(asked: Request, model: Card) -> bool:
+    """Whether one has to be looked for: guidance is not ruled out, and neither the request nor the model names a classifier."""
+    own_guides = asked.guide and not asked.classes and asked.scale is None
+    unguided = own_guides or asked.scale == 0 or word_of(asked.classes) == "none"
+    named = any(one is not None for one in (asked.classifier, asked.classifier_config, asked.classifier_flags,
+                                            model.advice.classifier, model.small_size))
+    return not unguided and not named
+
+
+def doubts(request: Request, model: Card) -> tuple[str, ...]:
+    """What may be wrong with what is asked of the model of that card, a sentence each, though it can be done."""
+    spec, flag = (request.upsample_steps, "--upsample-steps") if model.small_size else (request.steps, "--steps")
+    if spec is None or model.space is None or not (why := unreached_noise(spec, model.space.schedule)):
+        return ()
+    told = spec if isinstance(spec, str) else f"of {len(spec)} timesteps"
+    usual = nearest_steps(SAMPLERS[request.sampler].steps, model.space.schedule.T)
+    return f"Warning: {flag} {told} {why}; try {flag} {usual}.",
+
+
 def scale_of(asked: Request, model: Card, classifier: str | None, wanted: tuple[str | int, ...]) -> float | None:
-    if wanted == NONE and not asked.scale:
+    if word_of(wanted) == "none" and not asked.scale:
         return 0.0
     if classifier is not None:
         return model.advice.scale_for(asked.sampler) if asked.scale is None else asked.scale
     if asked.scale or asked.scale is None and not asked.guide and model.class_names and model.advice.scale_for(asked.sampler):
-        raise UserError(f"{asked.model} comes with no classifier; give --classifier, or --scale 0 to sample without guidance.")
+        raise UserError(f"{asked.model} comes with no classifier; give --classifier, or --scale 0 to sample without guidance; "
+                        f"{how_to_train(asked.model)}")
     return 0.0
+
+
+def how_to_train(model: str) -> str:
+    return f"train one with: train-noisy-clf --dataset DATASET --schedule-from {model}."
 
 
 def default_number(labels: Labels) -> int:
@@ -99,12 +134,12 @@ def refuse_idle(asked: Request) -> None:
         for flag in ("upsample_config", "upsample_steps"):
             if getattr(asked, flag) is not None:
                 raise UserError(f"--{flag.replace('_', '-')} is given and --upsample is not; give both, or leave it out.")
-    if asked.classes == NONE:
+    if word_of(asked.classes) == "none":
         for flag, given in (("classifier", asked.classifier), ("scale", asked.scale or None)):
             if given is not None:
                 raise UserError(f"--class none asks for no class, and --{flag} {given} serves to ask for one; leave out one of "
                                 f"the two.")
-    if len(asked.classes) > 1 and (word := next((word for word in asked.classes if word in WORDS), None)):
-        raise UserError(f"--class {word} goes with no other; give it alone, or only numbers and names.")
+    if len(asked.classes) > 1 and (word := next((one for one in asked.classes if word_of(one)), None)):
+        raise alone(str(word))
     for text in asked.guide:
         GuideSpec.parse(text).refuse_missing()

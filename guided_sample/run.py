@@ -1,42 +1,62 @@
-"""A sampling run: batches, progress, resume."""
+"""A sampling run: this process's share of the batches, progress, resume."""
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from guided_sample.folder import RunFolder
+from guided_sample.folder import Columns, RunFolder
 from guided_sample.plan import Plan, from_pixels
 from guided_sample.sanity import misconfigured
-from noisy_clf.errors import UserError
+from guided_sample.shares import Share
+from noisy_clf.errors import UserError, enough_memory
+from noisy_clf.execution import device_name
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
-def run(plan: Plan, out: Path, batch_size: int | None, tell: Callable[[str], object], check: bool = True) -> RunFolder:
+def run(plan: Plan, out: Path, batch_size: int | None, tell: Callable[[str], object], check: bool = True,
+        share: Share = Share()) -> RunFolder:
     """Draws what the folder lacks of the plan's samples and then, where there is a second stage, of its samples; the folder
-    of the last. `check` tries each denoiser on two pictures first, and `tell` tells of it."""
-    folder = run_stage(plan, out, batch_size, tell, check)
+    of the last. `check` tries each denoiser on two pictures first, and `tell` tells of it. Of several processes each draws its
+    `share`, and the one that finds nothing missing gathers the samples of all."""
+    assert plan.request.num_samples is not None
+    block = batch_size or default_batch(plan.denoiser.image_size)  # of both stages: a share enlarges what it has drawn
+    if share.count > 1:
+        tell(told_of(share, plan.request.num_samples, block))
+    folder = run_stage(plan, out, share, block, block, tell, check)
     if plan.second is not None:
         plan.leave()
-        return run_stage(plan.second, out / "upsampled", batch_size, tell, check, folder)
+        size = batch_size or default_batch(plan.second.denoiser.image_size)
+        return run_stage(plan.second, out / "upsampled", share, block, size, tell, check, folder)
     return folder
 
 
-def run_stage(plan: Plan, out: Path, batch_size: int | None, tell: Callable[[str], object], check: bool,
+def told_of(share: Share, num_samples: int, block: int) -> str:
+    own = sum(map(len, share.batches(num_samples, block, block)))
+    told = f"process {share} ({share.by}): {own} of {num_samples} samples are its own"
+    if own or num_samples < share.count:
+        return told
+    return f"{told}: {block} are drawn at a time; --batch-size {num_samples // share.count} gives every process some"
+
+
+def run_stage(plan: Plan, out: Path, share: Share, block: int, size: int, tell: Callable[[str], object], check: bool,
               small: RunFolder | None = None) -> RunFolder:
-    folder = RunFolder(out, plan.denoiser.shape, plan.manifest, plan.identity, plan.defaults)
+    """One stage: in batches of `size`, of which each lies in a block of the samples, which is one share's."""
+    folder = RunFolder(out, plan.denoiser.shape, plan.manifest, plan.identity, plan.defaults, plan.labels_of)
     assert plan.request.num_samples is not None
-    if check and folder.missing(plan.request.num_samples):
-        try_out(plan, tell)
-    draw_missing(plan, folder, plan.request.num_samples, batch_size or default_batch(plan.denoiser.image_size),
-                 None if small is None else lambda indices: from_pixels(small.images(indices)))
+    with folder.claimed(share, block, {"device": device_name(plan.device), "batch_size": size}):
+        batches = share.batches(max(plan.request.num_samples, folder.gathered), block, size)
+        missing = {index: None for index in folder.missing(plan.request.num_samples)}
+        lacking = {batch: found for batch in batches if (found := [index for index in batch if index in missing])}
+        if check and lacking and share.talks:
+            try_out(plan, tell)
+        draw_lacking(plan, folder, share, lacking, size,
+                     None if small is None else lambda batch: from_pixels(small.images(batch)))
     return folder
 
 
@@ -50,48 +70,59 @@ def try_out(plan: Plan, tell: Callable[[str], object]) -> None:
         tell(f"Warning: {name} {doubt}")
 
 
-def draw_missing(plan: Plan, folder: RunFolder, num_samples: int, batch_size: int,
-                 small: Callable[[list[int]], Tensor] | None) -> None:
-    """Draws the samples that the folder lacks, stores each batch as it is ready, and finishes the folder.
+def draw_lacking(plan: Plan, folder: RunFolder, share: Share, lacking: dict[range, list[int]], size: int,
+                 small: Callable[[Sequence[int]], Tensor] | None) -> None:
+    """Draws batches of which the folder lacks some samples, stores those as each batch is ready, and finishes the folder.
 
-    small  for a second stage: indices -> the images to enlarge [B,C,h,w] in [-1,1]
+    lacking  the batches, and what is lacking of each. All of a batch is drawn: what is drawn beside a sample changes it, by
+             rounding, and shall not depend on what was lost
+    small    for a second stage: indices -> the images to enlarge [B,C,h,w] in [-1,1]
 
     Ctrl-C, a kill or an error loses at most the batch at work.
     """
-    missing, steps = folder.missing(num_samples), len(plan.steps)
+    num_samples, steps, own = plan.request.num_samples, len(plan.steps), sum(map(len, lacking.values()))
+    assert num_samples is not None
     started = time.perf_counter()
-    bar = tqdm(total=len(missing) * steps, unit_scale=1 / steps, unit=" images", desc="sampling", bar_format=BAR,
-               dynamic_ncols=True)  # counts steps, tells images
+    bar = tqdm(total=own * steps, unit_scale=1 / steps, unit=" images", desc="sampling", bar_format=BAR, dynamic_ncols=True,
+               disable=not share.talks)  # counts steps, tells images
     try:
-        with bar:
-            for start in range(0, len(missing), batch_size):
-                indices = missing[start:start + batch_size]
-                batch = plan.draw_stage(indices, lambda: bar.update(len(indices)), small and small(indices))
-                for line, pixels in zip(batch.lines, batch.images):
-                    folder.add(pixels, line)
+        with bar, enough_memory(lambda: f"a batch of {size} does not fit into the memory of {plan.device}; try a smaller "
+                                        f"--batch-size: the {len(folder.lines)} finished images stay."):
+            for batch, wanted in lacking.items():
+                drawn = plan.draw_stage(batch, lambda: bar.update(len(wanted)), small and small(batch))
+                for line, pixels in zip(drawn.lines, drawn.images):
+                    if line["index"] in wanted:
+                        folder.add(pixels, line)
     except KeyboardInterrupt:
-        finished = num_samples - len(folder.missing(num_samples))
-        raise UserError(f"stopped with {finished} of {num_samples} images finished in {folder.path}; "
-                        f"the same command makes the others.") from None
-    except torch.cuda.OutOfMemoryError:
-        raise UserError(f"a batch of {batch_size} does not fit into the memory of {plan.device}; try a smaller "
-                        f"--batch-size: the images stay the same, and the {len(folder.lines)} finished ones stay.") from None
+        folder.look()
+        raise UserError(f"stopped with {num_samples - len(folder.missing(num_samples))} of {num_samples} images finished in "
+                        f"{folder.path}; the same command makes the others"
+                        + (f" of share {share}." if share.count > 1 else ".")) from None
     seconds = time.perf_counter() - started
-    speed = {"images": len(missing), "seconds": round(seconds, 2), "images_per_second": round(len(missing) / seconds, 2)}
-    report: dict[str, Any] = {"device": device_name(plan.device), "batch_size": batch_size, "last_run": speed}
-    folder.finish(num_samples, columns_of(plan, num_samples), report if missing else {})
+    speed = {"images": own, "seconds": round(seconds, 2), "images_per_second": round(own / seconds, 2)}
+    report = {"device": device_name(plan.device), "batch_size": size,
+              "last_run": speed | ({"share": str(share)} if share.count > 1 else {})}
+    folder.finish(num_samples, lambda total: columns_of(plan, total), report if own else {})
 
 
-def columns_of(plan: Plan, num_samples: int) -> int:
-    """Of the grid: one a class where there are a few."""
-    classes = len(plan.labels.classes)
-    return min(classes, num_samples) if 2 <= classes <= 16 else min(16, math.ceil(math.sqrt(num_samples)))
+def columns_of(plan: Plan, num_samples: int) -> Columns:
+    """Of the grid: one a class where there are a few, by its name (or number, where it has other letters than the font)."""
+    classes, names = plan.labels.classes, plan.labels.names
+    if not 2 <= len(classes) <= 16:
+        return Columns(min(16, math.ceil(math.sqrt(num_samples))))
+    shown = classes[:num_samples]
+    return Columns(len(shown), tuple(names[label] if names[label].isascii() else str(label) for label in shown))
+
+
+def closing(folder: RunFolder, num_samples: int) -> str:
+    """What there is now, in a line."""
+    if missing := len(folder.missing(num_samples)):
+        return (f"{num_samples - missing} of {num_samples} images are in {folder.path}; the others are other processes' to "
+                f"make, and the same command, on any number of processes, makes what they leave.")
+    more = f", of which {num_samples} were asked for" if folder.gathered > num_samples else ""
+    return f"{max(num_samples, folder.gathered)} images in {folder.path}{more}: look at {folder.path / 'grid.png'}"
 
 
 def default_batch(image_size: int) -> int:
     """As many pixels as 64 images of 64 pixels have."""
     return max(1, min(64, 64 * 64 ** 2 // image_size ** 2))
-
-
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({torch.get_num_threads()} threads)"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from noisy_clf.schedule import NoiseSchedule
 
 Spec = str | Sequence[int]
+NEAR, FAINT = 0.9, 0.07  # t / T from which on x_t is near pure noise; sqrt(alpha_bar) below which it is noise enough
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,17 @@ def kept_timesteps(spec: Spec, T: int) -> list[int]:
     if not kept:
         raise UserError(f"steps {spec!r} keep no timestep at all.")
     return kept
+
+
+def unreached_noise(spec: Spec, schedule: NoiseSchedule) -> str | None:
+    """Why sampling, which starts from pure noise, goes wrong by a chain that starts late; None where it starts near t = T - 1,
+    as DDIM's usual ones do, or where x_t is all but noise."""
+    t = kept_timesteps(spec, schedule.T)[-1]
+    signal = schedule.alpha_bar[t] ** 0.5
+    if t >= NEAR * (schedule.T - 1) or signal < FAINT:
+        return None
+    return f"keeps no t above {t} of 0 to {schedule.T - 1}: x_t is {signal:.0%} image there, and sampling, which starts from " \
+           f"pure noise, would take noise for it"
 
 
 def listed(timesteps: Sequence[int], T: int) -> list[int]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -25,6 +26,7 @@ from noisy_clf.files import locked, read_json, write_json
 PATIENCE = 5  # tries in a row that bring nothing
 BACKOFF = 1.0  # seconds; doubles with each such try
 SILENCE = 30.0  # seconds without a byte after which a connection counts as broken
+MINUTE, LEAST = 60.0, 64 << 10  # seconds in which so many bytes must come, or the server is given up
 VERSION = ("ETag", "Last-Modified")  # what tells one version of a file from another
 
 
@@ -34,6 +36,22 @@ class Broken(Exception):
 
 class Failed(Exception):
     """A URL does not give the file; the message says why."""
+
+
+class Pace:
+    """Sees that bytes come at a rate that leads somewhere, over as many connections as it takes."""
+
+    def __init__(self) -> None:
+        self.came, self.since = 0, monotonic()
+
+    def see(self, came: int) -> None:
+        """Failed where so many more, and those before, are too few for the time that they took."""
+        self.came, now = self.came + came, monotonic()
+        if self.came >= LEAST:
+            self.came, self.since = 0, now
+        elif now - self.since > MINUTE:
+            raise Failed(f"only {tqdm.format_sizeof(self.came, 'B')} came in {now - self.since:.0f} seconds, so that it would "
+                         f"never end; try again later, or from another network")
 
 
 def download(urls: Sequence[str], path: Path, digest: str | None = None, name: str | None = None, hint: str = "") -> None:
@@ -103,20 +121,21 @@ def from_any(urls: Sequence[str], part: Path, digest: str | None) -> None:
 
 def from_one(url: str, part: Path, patience: int) -> None:
     """Connects again and again until `part` is whole. Failed after so many tries in a row that bring nothing."""
-    failures, furthest, first = 0, size_of(part), True
+    failures, furthest, first, pace = 0, size_of(part), True, Pace()
     while True:
         try:
-            return connect(url, part)
+            return connect(url, part, pace)
         except Broken as error:
             failures = 0 if size_of(part) > furthest else failures + 1  # to begin anew for ever is no progress
             furthest = max(furthest, size_of(part))
             if failures == patience or first and isinstance(error.__cause__, URLError):  # no network: not worth a wait
                 raise Failed(error) from error
+            pace.see(0)
             time.sleep(BACKOFF * 2 ** failures)
             first = False
 
 
-def connect(url: str, part: Path) -> None:
+def connect(url: str, part: Path, pace: Pace) -> None:
     """One connection. Adds what it brings to `part`, and returns when that is whole."""
     known, have = remembered(part), size_of(part)
     if have and have == known.get("size"):  # stopped between the last byte and the new name
@@ -136,10 +155,10 @@ def connect(url: str, part: Path) -> None:
     except (OSError, HTTPException) as error:
         raise Broken(getattr(error, "reason", error)) from error
     with response:
-        receive(response, part, known if resuming else None)
+        receive(response, part, known if resuming else None, pace)
 
 
-def receive(response: HTTPResponse, part: Path, resumed: dict[str, Any] | None) -> None:
+def receive(response: HTTPResponse, part: Path, resumed: dict[str, Any] | None, pace: Pace) -> None:
     if response.headers.get_content_type() == "text/html":  # before anything of `part` is given up for it
         raise Failed("a web page came, not a file: perhaps that of a login or of a proxy")
     have = size_of(part)
@@ -166,6 +185,7 @@ def receive(response: HTTPResponse, part: Path, resumed: dict[str, Any] | None) 
                 break
             file.write(chunk)
             bar.update(len(chunk))
+            pace.see(len(chunk))
     if size_of(part) < (size or 1):
         raise Broken("the connection broke before the end")
     if size is not None and size_of(part) > size:

@@ -23,15 +23,17 @@ def dtype_of(precision: str) -> torch.dtype:
 def pick_device(name: str) -> torch.device:
     """`auto` is the first GPU there is, else the CPU; one that is not there is refused.
 
-    Of the processes that torchrun starts on a machine, `auto` and `cuda` give each a GPU of its own.
+    Of the processes that torchrun starts on a machine, or the tasks of an srun, `auto` and `cuda` give each a GPU of its own.
     """
     import torch
 
-    mine = os.environ.get("LOCAL_RANK")
+    mine, task = (os.environ.get(name) for name in ("LOCAL_RANK", "SLURM_LOCALID"))
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and mine is not None:
         name = f"cuda:{mine}"
+    elif name == "cuda" and task is not None and torch.cuda.device_count():
+        name = f"cuda:{int(task) % torch.cuda.device_count()}"  # with --gpus-per-task, each task sees its own alone
     elif name.startswith("cuda:") and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
         raise UserError(f"device {name!r} would be that of all processes; give --device cuda: each takes a GPU of its own.")
     there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())] + (
@@ -43,6 +45,12 @@ def pick_device(name: str) -> torch.device:
     if device is None or (str(device) not in there and not (str(device) == "cuda" and "cuda:0" in there)):
         raise UserError(f"device {name!r} is not there; this machine has: {', '.join(there)}.")
     return device
+
+
+def device_name(device: torch.device) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({torch.get_num_threads()} threads)"
 
 
 def exact_float32() -> None:

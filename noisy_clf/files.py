@@ -15,13 +15,16 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from noisy_clf.errors import UserError, disk_trouble
+from noisy_clf.errors import UserError, disk_trouble, one_line
 from noisy_clf.renamed import translated
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+DEEPEST = 50  # objects and lists in one another
 
 
 @contextmanager
@@ -40,7 +43,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(disk_trouble(error, path)) from error
     except (SafetensorError, RuntimeError) as error:  # how safetensors and torch.save tell of a failing disk
-        raise UserError(f"{path} could not be written ({error}); what stood there before is untouched.") from error
+        behind: BaseException | None = error
+        while behind is not None and not isinstance(behind, OSError):
+            behind = behind.__context__
+        if behind is not None:
+            raise UserError(disk_trouble(behind, path)) from error
+        raise UserError(f"{path} could not be written ({one_line(error)}); what stood there before is untouched.") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -79,13 +87,34 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, way_out: str = "") -> dict[str, Any]:
+    """The JSON object in a file. UserError where it is none, which ends in the way out."""
+    then = f"; {way_out}." if way_out else "."
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = from_json(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}).") from error
+        raise UserError(f"{path} cannot be read as JSON ({str(error).rstrip('.')}){then}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} is not a JSON object.")
+        raise UserError(f"{path} is not a JSON object{then}")
+    return content
+
+
+def from_json(text: str) -> Any:
+    """ValueError where it is no JSON, or nested as deeply as nothing of ours is: what walks through it would stumble."""
+    try:
+        return not_deep(json.loads(text))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def not_deep(content: Any) -> Any:
+    """The content; ValueError where its lists and objects are nested too deeply."""
+    level = [content]
+    for _ in range(DEEPEST):
+        level = [part for one in level if isinstance(one, dict | list)
+                 for part in (one.values() if isinstance(one, dict) else one)]
+    if level:
+        raise ValueError("it is nested too deeply")
     return content
 
 
@@ -94,7 +123,7 @@ def read_table(path: Path, toml_example: str, json_example: str) -> dict[str, An
     is_json = path.suffix.lower() == ".json"
     try:
         text = path.read_text(encoding="utf-8-sig")  # some editors write the mark of the encoding
-        found = json.loads(text) if is_json else tomllib.loads(text)
+        found = from_json(text) if is_json else not_deep(tomllib.loads(text))
     except (ValueError, OSError, RecursionError) as error:
         language, example = ("JSON", json_example) if is_json else ("TOML", toml_example)
         raise UserError(f"{path} cannot be read as {language} ({str(error).rstrip('.')}); write it like this: {example}, or "
@@ -126,7 +155,7 @@ def claim_folder(record: Path, options: dict[str, Any], defaults: dict[str, Any]
     """
     options = json.loads(json.dumps(options))
     if record.exists():
-        there = read_json(record).get("options")
+        there = read_json(record, way_out="choose another --out, or remove that folder").get("options")
         if not isinstance(there, dict):
             raise UserError(f"{record} is not that of a run of this toolkit; choose another --out.")
         refuse_other_options(record, filled(translated(there, renamed or {}), options, defaults or {}), options)

@@ -1,6 +1,7 @@
 """Each sample's own noise. Sample i of a seed always gets the same draws: in any batch, on any device, alone or not."""
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -8,6 +9,18 @@ import torch
 from torch import Tensor
 
 Noise = Callable[[], Tensor]
+
+
+def generator(*key: int) -> np.random.Generator:
+    """Draws that belong to this key alone: a seed, an index, the number of a stream.
+
+    numpy reads a number of more than 32 bits as several, so that 2**32, 0 would be 0, 1: such a key's SHA-256 stands for it,
+    whose 8 words no other key's are, nor the 2 or 3 words of a short one.
+    """
+    if max(key) < 2 ** 32:
+        return np.random.default_rng(key)
+    digest = hashlib.sha256(",".join(map(str, key)).encode()).digest()
+    return np.random.default_rng(np.frombuffer(digest, "<u4"))
 
 
 class SampleNoise:
@@ -18,7 +31,7 @@ class SampleNoise:
 
     def __init__(self, seed: int, indices: Sequence[int], shape: tuple[int, ...], device: torch.device,
                  stream: Sequence[int] = ()) -> None:
-        self.streams = [np.random.default_rng([seed, index, *stream]) for index in indices]
+        self.streams = [generator(seed, index, *stream) for index in indices]
         self.shape, self.device = shape, device
 
     def __call__(self) -> Tensor:
@@ -28,10 +41,10 @@ class SampleNoise:
 
 def random_label(seed: int, index: int, K: int) -> int:
     """Sample `index`'s label where labels are drawn uniformly; its noise does not depend on whether it is asked for."""
-    return int(np.random.default_rng([seed, index, 1]).integers(K))
+    return int(generator(seed, index, 1).integers(K))
 
 
 def fixed_noise(indices: Tensor, shape: Sequence[int], seed: int = 0) -> Tensor:
     """Validation's eps, float32 [B,*shape]: that of image i comes from (seed, i) alone."""
-    draws = [np.random.default_rng([seed, int(i)]).standard_normal(tuple(shape), dtype=np.float32) for i in indices]
+    draws = [generator(seed, int(i)).standard_normal(tuple(shape), dtype=np.float32) for i in indices]
     return torch.from_numpy(np.stack(draws))

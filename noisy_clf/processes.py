@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from noisy_clf.errors import UserError
+from noisy_clf.errors import OthersError
 
 Result = TypeVar("Result")
 
@@ -43,7 +43,7 @@ class Processes:
             return
         tensors = list(tensors)
         flat = torch.cat([tensor.flatten() for tensor in tensors])  # one large message rather than hundreds of small ones
-        dist.all_reduce(flat)
+        sum_over_all(flat)
         for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
             tensor.copy_(total.view_as(tensor))
 
@@ -54,7 +54,7 @@ class Processes:
         whole = rows.new_zeros(total, *rows.shape[1:])
         part = self.share(total, multiple)
         whole[part.start:part.stop] = rows
-        dist.all_reduce(whole)
+        sum_over_all(whole)
         return whole
 
     def any(self, mine: bool) -> bool:
@@ -62,7 +62,7 @@ class Processes:
         if self.count == 1:
             return mine
         flag = torch.tensor(float(mine))
-        dist.all_reduce(flag)
+        sum_over_all(flag)
         return bool(flag)
 
     def first_does(self, act: Callable[[], Result]) -> Result | None:
@@ -74,7 +74,7 @@ class Processes:
             except Exception as error:
                 failed = error
         if self.any(failed is not None):
-            raise failed or UserError("the first process could not go on; its message tells why.")
+            raise failed or OthersError("the first process could not go on; its message tells why.")
         return found
 
     def agree(self, text: str) -> bool:
@@ -85,10 +85,21 @@ class Processes:
         return not self.any(not torch.equal(whole, mine * self.count))
 
 
+def sum_over_all(tensor: Tensor) -> None:
+    """The tensor becomes, in place, its sum over all processes. OthersError where one of them has ended."""
+    try:
+        dist.all_reduce(tensor)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise OthersError("another process has ended, or cannot be reached any more; what it told says why, and the same "
+                          "command goes on from what is saved.") from error
+
+
 @contextmanager
 def started(device: torch.device) -> Iterator[Processes]:
     """The processes that torchrun started, of which this is one; without it, this one alone."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = int(os.environ.get("WORLD_SIZE") or 1)
     if count == 1:
         yield Processes()
         return

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCHEDULES = ("linear", "cosine")
+MOST_T = 1_000_000
 
 
 def linear_betas(T: int) -> np.ndarray:
@@ -59,6 +60,8 @@ class NoiseSchedule:
         smallest = 21 if name == "linear" else 1  # at T <= 20 the linear schedule's last beta reaches 1
         if T < smallest:
             raise UserError(f"the {name} schedule needs at least {smallest} timesteps, not {T}.")
+        if T > MOST_T:
+            raise UserError(f"a noise schedule has at most {MOST_T} timesteps, not {T}.")
         betas = linear_betas(T) if name == "linear" else cosine_betas(T)
         return cls(name, np.cumprod(1 - betas))
 

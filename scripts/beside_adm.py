@@ -1,160 +1,142 @@
-"""One guided step of imagenet256-uncond, ours beside openai/guided-diffusion's in one process, with the same random weights.
+"""A step of ADM's, ours beside openai/guided-diffusion's, taking turns in one process, with the same random weights.
 
-    git clone https://github.com/openai/guided-diffusion && python scripts/beside_adm.py --peer guided-diffusion
+    git clone https://github.com/openai/guided-diffusion && python scripts/beside_adm.py guided --peer guided-diffusion
 
-Prints the seconds and the memory that loading takes, how far the two programs' steps agree, and the ratio of their times,
-in float32 and bfloat16. Needs 12 GB of memory and 3 GB of disk, no download.
+`guided`: a guided step of imagenet256-uncond, how far the two programs' results agree, and what loading its files takes (12 GB
+of memory, 3 GB of disk, no download). `classifier`, `denoiser`: a training step at --size pixels, by the body of their
+classifier_train or image_train; ours reads, crops and flips its images too, theirs is given one batch in memory.
+Prints images/s, their ratios, and each one's peak memory, measured in a process of its own.
 """
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 import tempfile
 import time
-import zlib
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import click
 import torch
 from torch import Tensor
 
-from guided_sample.guides.classifier import log_prob_of
+import adm_steps
+import peer_steps
+from adm_steps import IMAGENET256_UNCOND, Shape, give_random, shape, some_noise
 from guided_sample.loaders.guided_diffusion import denoiser_from_file
-from guided_sample.model import Guide, clip, labelled, steered, thresholded
-from guided_sample.samplers.ddpm import ddpm
-from guided_sample.steps import steps
-from guided_sample.unet import UNet, UNetConfig
-from noisy_clf.networks.encoder_unet import EncoderUNet, EncoderUNetConfig
-from noisy_clf.loaders.guided_diffusion import classifier_from_file
+from guided_sample.unet import UNet
 from noisy_clf.checkpoints.released import CLASSIFIERS, DENOISERS
-from noisy_clf.networks.torso import store_torso_as
+from noisy_clf.execution import exact_float32
+from noisy_clf.loaders.guided_diffusion import classifier_from_file
+from noisy_clf.networks.encoder_unet import EncoderUNet
 
 FILES = DENOISERS["imagenet256-uncond"].file, CLASSIFIERS["imagenet256"].file
-SHARED: dict[str, Any] = {"image_size": 256, "in_channels": 3, "channel_mult": (1, 1, 2, 2, 4, 4), "attention_at": (32, 16, 8),
-                          "head_channels": 64}
-STEP = 124  # of 250, at t = 497
+VARIANTS = ("theirs float32", "theirs half", "ours float32", "ours half", "ours half compiled")
+MULT = {32: (1, 2, 2, 2), 64: (1, 2, 3, 4)}  # improved-diffusion's, for CIFAR-10, and ADM's
 
 
-def write_random(folder: Path) -> None:
-    """The two files with the released names and shapes, each tensor drawn from its name alone."""
-    with torch.device("meta"):
-        networks = (UNet(UNetConfig(**SHARED, channels=256, out_channels=6)),
-                    EncoderUNet(EncoderUNetConfig(**SHARED, channels=128, num_classes=1000)))
-    for file, network in zip(FILES, networks):
-        torch.save({name: drawn(name, tensor.shape) for name, tensor in network.state_dict().items()}, folder / file)
+def stepper(kind: str, variant: str, shape: Shape, batch: int, device: torch.device) -> Callable[..., Any]:
+    whose, precision, *compiled = variant.split()
+    if whose == "theirs":
+        steps = peer_steps.guided_steps(shape, precision == "half", device) if kind == "guided" else \
+            peer_steps.training_steps(shape, kind, precision == "half", device)
+        return steps(batch)
+    name = "bf16" if precision == "half" else "float32"
+    steps = adm_steps.guided_steps(shape, name, device) if kind == "guided" else \
+        adm_steps.training_steps(shape, kind, name, device, compile=bool(compiled))
+    return steps(batch).step
 
 
-def drawn(name: str, shape: torch.Size) -> Tensor:
-    r = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
-    if len(shape) > 1:
-        return r / math.sqrt(math.prod(shape[1:]))
-    return 1 + 0.1 * r if name.endswith("weight") else 0.1 * r
+def seconds(step: Callable[[], Any], count: int, device: torch.device) -> float:
+    """Of a step, over `count` of them."""
+    started = time.perf_counter()
+    for _ in range(count):
+        step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) / count
 
 
-def measure_loading(folder: Path) -> str:
-    """In a process of its own: seconds, and growth of the resident memory's peak over the size of the files."""
+def measure_loading() -> str:
+    """Of imagenet256-uncond's two files: seconds, and growth of the resident memory's peak over their size."""
+    with tempfile.TemporaryDirectory() as name:
+        files = [Path(name, file) for file in FILES]
+        for file, network in zip(files, (UNet(IMAGENET256_UNCOND.unet), EncoderUNet(IMAGENET256_UNCOND.encoder))):
+            torch.save(give_random(network).state_dict(), file)
+        return in_own_process("--only-load", name)
+
+
+def load(folder: Path) -> str:
     before, started = peak_memory(), time.perf_counter()
     denoiser, classifier = denoiser_from_file(folder / FILES[0], None), classifier_from_file(folder / FILES[1], None)
-    loaded, seconds = peak_memory(), time.perf_counter() - started
+    loaded, took = peak_memory(), time.perf_counter() - started
     for parameter in [*denoiser.network.parameters(), *classifier.parameters()]:
         parameter.sum()  # reads every page
-    size = sum((folder / file).stat().st_size for file in FILES)
-    return (f"loading both, {size / 1e9:.2f} GB: {seconds:.2f} s; growth of the memory's peak: {(loaded - before) / size:.2f} "
+    size = sum((folder / file).stat().st_size for file in FILES) / 1e9
+    return (f"loading both, {size:.2f} GB: {took:.2f} s; growth of the memory's peak: {(loaded - before) / size:.2f} "
             f"times the weights, {(peak_memory() - before) / size:.2f} times once every weight was read")
 
 
-def peak_memory() -> int:
-    """Of this process, in bytes: VmHWM. (Linux; getrusage's maximum is inherited from the parent process)"""
-    return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+def peak_memory() -> float:
+    """GB, at most: of the GPU where it was used, or of this process. (Linux; getrusage's is inherited from the parent)"""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e9
 
 
-def theirs(folder: Path, dtype: torch.dtype) -> Any:
-    """x_t, y, noise -> their next x and their x0_hat; the classifier in float32, as they run it."""
-    from guided_diffusion import gaussian_diffusion, script_util
-
-    model, diffusion = script_util.create_model_and_diffusion(**script_util.model_and_diffusion_defaults() | dict(
-        image_size=256, num_channels=256, num_res_blocks=2, attention_resolutions="32,16,8", num_head_channels=64,
-        learn_sigma=True, resblock_updown=True, timestep_respacing="250"))
-    classifier = script_util.create_classifier(**script_util.classifier_defaults() | {"image_size": 256})
-    for network, file in zip((model, classifier), FILES):
-        network.load_state_dict(torch.load(folder / file, map_location="cpu", weights_only=True))
-        network.eval()
-    if dtype != torch.float32:  # their convert_to_fp16, with the dtype that CPUs are fast at
-        model.dtype = dtype
-        for blocks in (model.input_blocks, model.middle_block, model.output_blocks):
-            for module in blocks.modules():
-                if isinstance(module, torch.nn.Conv1d | torch.nn.Conv2d):
-                    module.to(dtype)
-
-    def cond_fn(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        with torch.enable_grad():
-            x_in = x.detach().requires_grad_(True)
-            log_probs = torch.nn.functional.log_softmax(classifier(x_in, t), dim=-1)
-            return torch.autograd.grad(log_probs[range(len(y)), y.view(-1)].sum(), x_in)[0] * 10.0
-
-    def step(x_t: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        gaussian_diffusion.th.randn_like, kept = (lambda _: noise), gaussian_diffusion.th.randn_like
-        try:
-            with torch.no_grad():
-                out = diffusion.p_sample(lambda x, t, y: model(x, t), x_t, torch.tensor([STEP] * len(x_t)),
-                                         cond_fn=cond_fn, model_kwargs={"y": y})
-        finally:
-            gaussian_diffusion.th.randn_like = kept
-        return out["sample"], out["pred_xstart"]
-    return step
-
-
-def ours(folder: Path, dtype: torch.dtype) -> Any:
-    denoiser, classifier = denoiser_from_file(folder / FILES[0], None), classifier_from_file(folder / FILES[1], None)
-    for network in (denoiser.network, classifier.network):
-        network.to(memory_format=torch.channels_last)
-        store_torso_as(dtype, network)
-    one = steps("250", denoiser.schedule)[249 - STEP]
-
-    def step(x_t: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        model = steered(thresholded(labelled(denoiser, None), clip), Guide(log_prob_of(classifier, y), 10.0))
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            moment = next(ddpm(model, x_t, [one], lambda: noise))
-        return moment.x_t, moment.x0_hat
-    return step
+def in_own_process(*more: str) -> str:
+    command = [sys.executable, *sys.argv, *more]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[-1]
 
 
 @click.command()
-@click.option("--peer", type=click.Path(exists=True, file_okay=False), required=True, help="A checkout of guided-diffusion.")
+@click.argument("kind", type=click.Choice(["guided", "classifier", "denoiser"]))
+@click.option("--peer", type=click.Path(exists=True), required=True, help="A checkout of guided-diffusion.")
+@click.option("--size", default="64", type=click.Choice(["32", "64"]), show_default=True, help="Pixels, of a training step.")
+@click.option("--width", default=64, show_default=True)
+@click.option("--depth", default=2, show_default=True)
+@click.option("--batch", type=int, help="[default: 1 guided, 32 training]")
 @click.option("--repeats", default=3, show_default=True)
-@click.option("--batch", default=1, show_default=True)
+@click.option("--variants", default=",".join(VARIANTS[:4]), show_default=True)
+@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
+@click.option("--memory-of", hidden=True)
 @click.option("--only-load", type=click.Path(path_type=Path), hidden=True)
-def main(peer: str, repeats: int, batch: int, only_load: Path | None) -> None:
-    if only_load:
-        print(measure_loading(only_load))
-        return
+def main(kind: str, peer: str, size: str, width: int, depth: int, batch: int | None, repeats: int, variants: str, device: str,
+         memory_of: str | None, only_load: Path | None) -> None:
     sys.path.insert(0, peer)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_random(folder)
-        subprocess.run([sys.executable, __file__, "--peer", peer, "--only-load", name], check=True)
-        generator = torch.Generator().manual_seed(0)
-        x_t, noise = torch.randn(2, batch, 3, 256, 256, generator=generator)
-        y = torch.arange(batch) * 7 + 207
-        exact = None
-        for dtype in (torch.float32, torch.bfloat16):
-            steps = {"theirs": theirs(folder, dtype), "ours": ours(folder, dtype)}
-            seconds: dict[str, list[float]] = {who: [] for who in steps}
-            results = {}
-            for _ in range(repeats + 1):  # the first one warms up
-                for who, step in steps.items():
-                    started = time.perf_counter()
-                    results[who] = step(x_t, y, noise)
-                    seconds[who].append(time.perf_counter() - started)
-            exact = exact or results["theirs"]
-            best = {who: min(times[1:]) for who, times in seconds.items()}
-            ratios = ", ".join(f"{a / b:.2f}" for a, b in zip(seconds["theirs"][1:], seconds["ours"][1:]))
-            print(f"{str(dtype)[6:]}: theirs {best['theirs']:.2f} s, ours {best['ours']:.2f} s a step; theirs / ours {ratios}")
-            for who, result in results.items():
-                errors = ", ".join(f"{what} {relative_error(a, b):.1e}" for what, a, b in zip(("x", "x0_hat"), result, exact))
-                print(f"  {who} against theirs in float32, largest relative error: {errors}")
+    exact_float32()
+    if only_load:
+        print(load(only_load))
+        return
+    what = IMAGENET256_UNCOND if kind == "guided" else \
+        shape(int(size), width, width, MULT[int(size)], "cosine").with_both(res_blocks=depth)
+    batch, where = batch or (1 if kind == "guided" else 32), torch.device(device)
+    if memory_of:
+        seconds(stepper(kind, memory_of, what, batch, where), 2, where)
+        print(peak_memory())
+        return
+    runners = {name: stepper(kind, name, what, batch, where) for name in variants.split(",")}
+    for runner in runners.values():
+        runner()
+    timings: dict[str, list[float]] = {name: [] for name in runners}
+    for _ in range(repeats):
+        for name, runner in runners.items():
+            timings[name].append(seconds(runner, 1, where))
+    first = next(iter(runners))
+    print(f"{kind}, {what.unet.image_size} px, batch {batch}, {device}, torch {torch.__version__}")
+    for name, found in timings.items():
+        ratios = ", ".join(f"{base / own:.2f}" for base, own in zip(timings[first], found))
+        print(f"{name:20} {batch / median(found):8.2f} images/s   {ratios} times {first}   "
+              f"{float(in_own_process('--memory-of', name)):5.2f} GB")
+    if kind == "guided":
+        noise = some_noise(what, batch, where)()
+        results = {name: runner(lambda: noise) for name, runner in runners.items()}
+        for name, result in results.items():
+            errors = ", ".join(f"{of} {relative_error(a, b):.1e}" for of, a, b in zip(("x", "x0_hat"), result, results[first]))
+            print(f"{name} against {first}, largest relative error: {errors}")
+        print(measure_loading())
 
 
 def relative_error(a: Tensor, b: Tensor) -> float:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from guided_sample.denoiser import Denoiser
 from guided_sample.loaders import load_denoiser
-from guided_sample.loaders.diffusers_folder import WEIGHTS
+from noisy_clf.checkpoints.diffusers_scheduler import WEIGHTS
 from guided_sample.unet import UNet, UNetConfig
 from noisy_clf.errors import FriendlyCommand, UserError
 from noisy_clf.files import atomic_write, write_json

@@ -1,4 +1,6 @@
 """The models in the package are worth bundling: small, good, and what they say they are."""
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -20,16 +22,20 @@ def judge() -> SVC:
     return SVC().fit(data.train.whole()[0].flatten(1).numpy(), data.train.labels.numpy())
 
 
-def sampled(*arguments: str) -> np.ndarray:
-    result = CliRunner().invoke(guided_sample, ["--model", "digits", "--out", "out", "--batch-size", "100", *arguments])
+def sampled(*arguments: str, model: str = "digits") -> np.ndarray:
+    result = CliRunner().invoke(guided_sample, ["--model", model, "--out", "out", "--batch-size", "100", *arguments])
     assert result.exit_code == 0, result.output
     with np.load("out/samples.npz") as archive:
         return archive["arr_0"].reshape(len(archive["arr_0"]), -1)
 
 
-def test_together_they_are_below_5_mb():
-    assert bundled_models("denoiser") == bundled_models("classifier") == ["digits"]
-    assert sum(path.stat().st_size for path in BUNDLED.rglob("*") if path.is_file()) < 5e6
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_together_they_are_below_12_mb():
+    assert (bundled_models("denoiser"), bundled_models("classifier")) == (["digits", "digits-cond"], ["digits"])
+    assert size(BUNDLED) < 12e6 and size(BUNDLED / "digits-cond") < 3e6
 
 
 def test_the_classifier_knows_held_out_digits_and_falls_to_chance_with_the_noise():
@@ -40,10 +46,13 @@ def test_the_classifier_knows_held_out_digits_and_falls_to_chance_with_the_noise
 
 
 def test_configuration_tells_how_they_were_made():
-    for kind, model in (("denoiser", load_model("digits").denoiser), ("classifier", load_classifier("digits"))):
-        assert (BUNDLED / "digits" / kind / "config.json").read_text().count("scripts/make_digits.py") == 1
+    conditional = load_model("digits-cond").denoiser
+    for path, model in (("digits/denoiser", load_model("digits").denoiser), ("digits/classifier", load_classifier("digits")),
+                        ("digits-cond/denoiser", conditional)):
+        assert (BUNDLED / path / "config.json").read_text().count("scripts/make_digits.py") == 1
         assert str(model.schedule).startswith("cosine, T = 1000")
     assert load_model("digits").denoiser.class_names is None  # the denoiser never saw a label
+    assert conditional.null_class and conditional.class_names == load_classifier("digits").class_names
 
 
 @pytest.mark.parametrize("sampler", [("ddpm", "50"), ("ddim", "ddim25")])
@@ -52,7 +61,14 @@ def test_guided_samples_are_of_the_asked_class(judge, sampler):
     assert (seen == np.arange(100) % 10).mean() >= 0.95
 
 
-def test_unguided_samples_are_of_all_classes(judge):
-    seen = judge.predict(sampled("--class", "none", "--num-samples", "200", "--sampler", "ddim"))
+def test_the_conditional_model_draws_the_asked_class_without_a_classifier(judge):
+    seen = judge.predict(sampled("--class", "all", "--num-samples", "100", "--sampler", "ddim", "--scale", "0",
+                                 model="digits-cond"))
+    assert (seen == np.arange(100) % 10).mean() >= 0.9
+
+
+@pytest.mark.parametrize("model", ["digits", "digits-cond"])
+def test_unguided_samples_are_of_all_classes(judge, model):
+    seen = judge.predict(sampled("--class", "none", "--num-samples", "200", "--sampler", "ddim", model=model))
     shares = torch.bincount(torch.from_numpy(seen), minlength=10) / 200
     assert 0.03 <= shares.min() and shares.max() <= 0.2

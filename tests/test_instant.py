@@ -27,11 +27,15 @@ HEAVY = ("torch", "timm", "torchvision", "diffusers", "sklearn", "scipy", "matpl
 
 COMMANDS = {
     "train-noisy-clf": "noisy_clf.cli.train:train_noisy_clf", "eval-noisy-clf": "noisy_clf.cli.evaluate:eval_noisy_clf",
-    "train-ddpm": "guided_sample.cli.train_ddpm:train_ddpm", "guided-sample": "guided_sample.cli.sample:guided_sample"}
+    "train-ddpm": "guided_sample.cli.train_ddpm:train_ddpm", "guided-sample": "guided_sample.cli.sample:guided_sample",
+    "guided_sample.cli": "guided_sample.cli.__main__:commands"}
 ANSWERS = [  # a command line, and what is in its answer
     ("train-noisy-clf --help", "train-noisy-clf --dataset digits"),
     ("train-noisy-clf --dataset nosuch", "there is no dataset 'nosuch'; give one of digits"),
     ("train-noisy-clf --data there", "'digits' is in scikit-learn; leave it out"),
+    ("train-noisy-clf --grey", "--grey is for images of your own, a folder or a .csv; digits has the channels that it has"),
+    ("train-noisy-clf --dataset cifar10 --grey", "cifar10 has the channels that it has: leave it out"),
+    ("train-ddpm --grey", "digits has the channels that it has: leave it out"),
     ("train-noisy-clf --dataset imagenet --image-size 100", "no recipe for ImageNet at 100 pixels"),
     ("train-noisy-clf --dataset imagenet64 --image-size 32", "imagenet64 has 64 pixels a side, not 32"),
     ("train-noisy-clf --arch resnet18", "--arch is adm or timm:NAME"),
@@ -55,7 +59,8 @@ ANSWERS = [  # a command line, and what is in its answer
     ("eval-noisy-clf digits --dataset nosuch", "there is no dataset 'nosuch'"),
     ("eval-noisy-clf digits --classifier-config nosuch.toml", "there is no file 'nosuch.toml'"),
     ("train-ddpm --help", "train-ddpm --dataset digits"),
-    ("train-ddpm --dataset cifar10", "no recipe for a denoiser of 'cifar10'"),
+    ("train-ddpm --dataset imagenet --image-size 100", "no recipe for ImageNet at 100 pixels"),
+    ("train-ddpm --drop-labels 0.1", "--class-conditional shows; give both"),
     ("train-ddpm --variance huge", "'huge' is not one of 'learned_range'"),
     ("train-ddpm --lr 0", "lr must be a positive number"),
     ("train-ddpm --head-channels 7", "64 channels do not divide into heads of 7 channels"),
@@ -91,6 +96,11 @@ ANSWERS = [  # a command line, and what is in its answer
     ("guided-sample --guide f", "cannot be read; write FILE.py:FUNCTION"),
     ("guided-sample --request nosuch.toml", "there is no file 'nosuch.toml' with a request"),
     ("guided-sample --class 207 --dry-run", "would be downloaded first"),
+    ("guided-sample --shard 3/2", "'3/2' is no share; give one as I/N, counted from 1"),
+    ("guided-sample --shard slurm", "for the tasks of an array (sbatch --array=0-9), and SLURM_ARRAY_TASK_ID is not set"),
+    ("guided_sample.cli --help", "guided-sample  Sample images of a class"),
+    ("guided_sample.cli train-ddpm --help", "train-ddpm --dataset digits"),
+    ("guided_sample.cli guided-sample --model nosuch", "there is no denoiser 'nosuch'"),
 ]
 
 ANSWERED = ("--help", "--list-models", "--dry-run")  # all else is refused

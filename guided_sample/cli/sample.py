@@ -8,15 +8,17 @@ from typing import Any
 
 import click
 
-from guided_sample.cards import not_downloaded
+from guided_sample.cards import card_of, not_downloaded
 from guided_sample.guides import GuideSpec
+from guided_sample.labels import plain, word_of
 from guided_sample.manifest import MANIFEST
 from guided_sample.released import table
 from guided_sample.request import Request, key_of, read_request, with_flags
-from guided_sample.resolve import resolve_names
+from guided_sample.resolve import doubts, resolve_names
 from guided_sample.samplers import KNOBS, SAMPLERS
+from guided_sample.shares import Share, share_of
 from noisy_clf.checkpoints.cache import cache_folder, source
-from noisy_clf.errors import FriendlyCommand
+from noisy_clf.errors import FriendlyCommand, UserError
 
 LARGEST_PUBLISHED_SCALE = 4
 
@@ -51,6 +53,13 @@ def asked_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def asked_share(ctx: click.Context, param: click.Parameter, asked: str | None) -> Share:
+    try:
+        return share_of(asked)
+    except UserError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 @click.command(cls=FriendlyCommand)
 @asked_options
 @click.option("--clip/--no-clip", default=None, hidden=True)  # --threshold's former name
@@ -58,20 +67,24 @@ def asked_options(command: Callable[..., Any]) -> Callable[..., Any]:
               "keys as the flags are named, or a run's manifest.json, to draw its images again. Flags beside it come first.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, in which time and space on this device, and exit.")
 @click.option("--batch-size", type=click.IntRange(min=1),
-              help="Images at a time; they come out the same for any, up to rounding. [default: 64 up to 64 pixels, 16 at 128, "
-                   "4 at 256]")
+              help="Images at a time. For one size they are the same to the bit, whoever draws them and whatever was killed; "
+                   "for another, float32 differs by rounding, bf16 by up to two grey levels. [default: 64 up to 64 pixels, 16 "
+                   "at 128, 4 at 256]")
+@click.option("--shard", "share", metavar="I/N", callback=asked_share,
+              help="Draw share I of N, counted from 1; other processes draw the others, into the same folder. slurm: as the "
+                   "tasks of an array. [default: as torchrun or srun started several processes, else all]")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the images. [default: samples/ and the settings]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--check/--no-check", default=True, show_default=True,
               help="Try the denoiser on a batch of noised pictures first, and tell if it seems to be mis-configured.")
 @click.option("--list-models", is_flag=True, is_eager=True, expose_value=False, callback=list_models,
               help="Show the released models, their settings and results, and exit.")
-def guided_sample(clip: bool | None, request: Path | None, dry_run: bool, batch_size: int | None, out: Path | None, device: str,
-                  check: bool, **flags: Any) -> None:
+def guided_sample(clip: bool | None, request: Path | None, dry_run: bool, batch_size: int | None, share: Share,
+                  out: Path | None, device: str, check: bool, **flags: Any) -> None:
     """Sample images of a class from a diffusion model, guided by a noisy classifier.
 
-    Released models are downloaded on first use. The same command again finishes what is missing; a larger --num-samples
-    adds to it.
+    Released models are downloaded on first use. The same command again finishes what is missing, on any number of
+    processes; a larger --num-samples adds to it.
 
     \b
     guided-sample --class 207 --scale 10
@@ -80,6 +93,7 @@ def guided_sample(clip: bool | None, request: Path | None, dry_run: bool, batch_
     guided-sample --model digits --class none --guide my_guides.py:darker,scale=20,interval=0.2:3
     guided-sample --request samples/my-run/manifest.json --seed 1
     guided-sample --model ema_0.9999_500000.pt --model-flags "--image_size 64 --num_channels 128 --num_heads 4 ..."
+    torchrun --nproc-per-node 8 -m guided_sample.cli guided-sample --class all --num-samples 50000
     """
     given = {key: value for key, value in flags.items() if value is not None and value != ()}
     if clip is not None and given.setdefault("threshold", "static" if clip else "none") != ("static" if clip else "none"):
@@ -88,29 +102,41 @@ def guided_sample(clip: bool | None, request: Path | None, dry_run: bool, batch_
     asked = Request.of(with_flags(values, given))
     named = resolve_names(asked)
     if dry_run and (lacking := not_downloaded(named)):
+        tell(doubts(named, card_of(named.model, "denoiser")))
         click.echo(f"{named.to_toml()}\n# {', '.join(lacking)} would be downloaded first; then --dry-run can tell the time.")
         return
 
     from guided_sample.plan import Plan  # torch: from here on something is loaded
     from guided_sample.rehearsal import rehearsal
-    from guided_sample.run import run
+    from guided_sample.run import closing, run
 
     plan = Plan.of(asked, device)
-    if plan.denoiser.class_names and (plan.request.scale or 0) > LARGEST_PUBLISHED_SCALE:
+    if share.talks:
+        tell(plan.notes)
+    if share.talks and plan.denoiser.class_names and (plan.request.scale or 0) > LARGEST_PUBLISHED_SCALE:
         click.echo(f"Note: {asked.model} is class-conditional; such models were published with scales of 0.5 to "
                    f"{LARGEST_PUBLISHED_SCALE}, and {plan.request.scale:g} is more usual for unconditional ones.", err=True)
     out = out or default_out(asked, plan.request, again=request is not None and request.name == MANIFEST)
     if dry_run:
-        click.echo(rehearsal(plan, out, batch_size or (None if plan.second else batches)))
+        if share.talks:  # of all shares
+            click.echo(rehearsal(plan, out, batch_size or (None if plan.second else batches)))
         return
-    folder = run(plan, out, batch_size or (None if plan.second else batches), lambda text: click.echo(text, err=True), check)
-    click.echo(f"{plan.request.num_samples} images in {folder.path}: look at {folder.path / 'grid.png'}")
+    folder = run(plan, out, batch_size or (None if plan.second else batches), lambda text: click.echo(text, err=True), check,
+                 share)
+    assert plan.request.num_samples is not None
+    if share.talks or not folder.missing(plan.request.num_samples):
+        click.echo(closing(folder, plan.request.num_samples))
+
+
+def tell(notes: tuple[str, ...]) -> None:
+    for note in notes:
+        click.echo(note, err=True)
 
 
 def default_out(asked: Request, full: Request, again: bool) -> Path:
     """samples/MODEL-class-CLASS-scale-S-SAMPLER-STEPS-seed-N, after what is changed most often; a manifest's images, drawn
     again, go beside."""
-    classes = "+".join(map(str, asked.classes or (full.classes if full.classes == ("none",) else ("all",))))
+    classes = "+".join(map(str, plain(asked.classes or (full.classes if word_of(full.classes) == "none" else ("all",)))))
     steps = full.steps if isinstance(full.steps, str) else f"{len(full.steps or ())}steps"
     guides = [GuideSpec.parse(guide).name for guide in full.guide]
     words = [Path(full.model).name, "class", classes, *guides, "scale", f"{full.scale:g}", full.sampler, steps, "seed",

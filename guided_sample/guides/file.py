@@ -6,18 +6,17 @@ import hashlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from guided_sample.guides import GuideSpec
 from guided_sample.guides.scales import within
 from guided_sample.model import Guide, Look
-from noisy_clf.errors import UserError
+from noisy_clf.errors import UserError, out_of_memory
 
 
 def load_guide(spec: GuideSpec) -> Guide:
@@ -35,14 +34,15 @@ def load_guide(spec: GuideSpec) -> Guide:
 
 
 @contextmanager
-def told_in_a_sentence(what: str, source: str) -> Iterator[None]:
-    """Within, whatever the code of somebody's file stumbles over becomes a UserError that begins so."""
+def told_in_a_sentence(what: str | Callable[[], str], source: str) -> Iterator[None]:
+    """Within, whatever the code of somebody's file stumbles over becomes a UserError that begins so; asked only then, as what
+    lies on a device takes a wait to tell."""
     try:
         yield
-    except (UserError, torch.cuda.OutOfMemoryError):
-        raise
     except (Exception, SystemExit) as error:
-        raise UserError(f"{what}: {what_happened(error, source)}.") from error
+        if isinstance(error, UserError) or out_of_memory(error):
+            raise
+        raise UserError(f"{what if isinstance(what, str) else what()}: {what_happened(error, source)}.") from error
 
 
 def load_object(source: str, name: str) -> Any:

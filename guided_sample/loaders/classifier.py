@@ -59,7 +59,7 @@ class Own(nn.Module):
         self.space, self.class_names = classifier.space, classifier.class_names
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        with told_in_a_sentence(f"{self.name} failed at t = {int(t[0])}", self.source):
+        with told_in_a_sentence(lambda: f"{self.name} failed at t = {int(t[0])}", self.source):
             return self.classifier(x_t, t)
 
 

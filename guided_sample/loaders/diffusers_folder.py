@@ -9,7 +9,7 @@ import inspect
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from guided_sample.denoiser import Denoiser
 from guided_sample.loaders.loaded import LoadedModel
 from noisy_clf.checkpoints.model_folder import file_digest
-from noisy_clf.errors import UserError, one_line
+from noisy_clf.errors import UserError, one_line, out_of_memory
 from noisy_clf.files import read_json
 from noisy_clf.checkpoints.diffusers_scheduler import (
-    CONFIG, INDEX, PREDICTS, find_scheduler, read_schedule, read_scheduler, refuse_unknown, refuse_unless, refuse_unless_whole)
+    CONFIG, INDEX, PREDICTS, find_scheduler, find_weights, read_schedule, read_scheduler, refuse_unknown, refuse_unless,
+    refuse_unless_whole, unet_folder)
 from noisy_clf.checkpoints.tensors import give_tensors
 from noisy_clf.checkpoints.torch_file import read_tensors
+from noisy_clf.checkpoints.typed import refuse_other_types
+from noisy_clf.networks.config import LARGEST
 
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")  # the first that is there, as in diffusers
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # attention, before diffusers 0.13
 
 # `fixed_large_log` of diffusers is the root of a logarithm, which is NaN: here it is what its name says
@@ -37,6 +39,9 @@ UNET_CHOICES: dict[str, tuple[Any, ...]] = {  # diffusers takes other values of 
     "upsample_type": ("conv", "resnet"), "resnet_time_scale_shift": ("default", "scale_shift")}
 BLOCKS = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"),
           "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")}
+
+SIZES = {"in_channels": "in_channels", "out_channels": "out_channels", "block_out_channels": "channels",
+         "layers_per_block": "res_blocks", "num_class_embeds": "num_classes"}  # and what we call them
 
 
 class DiffusersUNet(nn.Module):
@@ -72,6 +77,8 @@ def load_diffusers_folder(path: Path) -> LoadedModel:
         with torch.device("meta"):
             unet: Any = UNet2DModel(**fields)
     except Exception as error:  # whatever a configuration that contradicts itself may meet there
+        if out_of_memory(error):
+            raise
         raise UserError(f"{folder / CONFIG}: diffusers cannot build it ({one_line(error).split('. ')[0]}).") from error
     give_tensors(unet, weights, with_new_names(read_tensors(weights)))
 
@@ -91,7 +98,7 @@ def find_parts(path: Path) -> tuple[Path, Path]:
         if others:  # a vae or a vqvae, say: the UNet's images are not pixels
             raise UserError(f"{path / INDEX} has more parts than a unet and a scheduler ({', '.join(others)}), so that its "
                             f"images are not its UNet's; give a DDPMPipeline or DDIMPipeline of pixels.")
-    folder = path / "unet" if (path / "unet").is_dir() else path
+    folder = unet_folder(path)
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder / CONFIG} is missing; give a folder that diffusers' save_pretrained wrote.")
     return folder, find_scheduler(path)
@@ -117,11 +124,14 @@ def read_unet_fields(file: Path, UNet2DModel: Any, T: int) -> dict[str, Any]:
     if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
         size = size[0]
     stride = 2 ** (len(fields["block_out_channels"]) - 1)
-    if type(size) is not int or size < 1 or size % stride:
-        raise UserError(f"{file}: \"sample_size\" must be one number of pixels for both sides, a multiple of {stride}, not "
-                        f"{json.dumps(size)}.")
-    for name in ("in_channels", "out_channels") + ("num_class_embeds",) * (fields["num_class_embeds"] is not None):
-        refuse_unless_whole(file, name, fields[name])
+    if type(size) is not int or not 1 <= size <= LARGEST["image_size"] or size % stride:
+        raise UserError(f"{file}: \"sample_size\" must be one number of pixels for both sides, a multiple of {stride} up to "
+                        f"{LARGEST['image_size']}, not {json.dumps(size)}.")
+    for name, ours in SIZES.items():
+        for value in fields[name] if name == "block_out_channels" else [fields[name]]:
+            if value is not None or name != "num_class_embeds":
+                refuse_unless_whole(file, name, value, LARGEST[ours])
+    refuse_other_types(fields, get_type_hints(UNet2DModel.__init__), file)
     if fields["time_embedding_type"] == "learned":
         refuse_unless(file, "num_train_timesteps", fields["num_train_timesteps"], (T,))  # as many as its scheduler has
     return fields | {"sample_size": size}
@@ -139,16 +149,6 @@ def read_variance(kind: str | None, fields: dict[str, Any], scheduler_file: Path
         raise UserError(f"{scheduler_file}: images of {C} channels with a {variance} variance need {wanted} output channels, "
                         f"and the network has {outputs}; one of the two files belongs to another model.")
     return variance
-
-
-def find_weights(folder: Path) -> Path:
-    for name in WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    others = sorted(file.name for file in folder.glob("diffusion_*"))  # sharded, or a variant such as .fp16
-    raise UserError(f"{folder} has neither {' nor '.join(WEIGHTS)}"
-                    + (f", only {others[0]}, and sharded or variant weights are not read" if others else "")
-                    + "; save the model with save_pretrained into one file (max_shard_size=\"1000GB\", no variant).")
 
 
 def with_new_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

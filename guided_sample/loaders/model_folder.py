@@ -21,9 +21,10 @@ def load_model_folder(folder: ModelFolder) -> LoadedModel:
         network = UNet(config_from(UNetConfig, fields, folder.path))
     folder.load_weights(network)
     network.eval().requires_grad_(False)
-    K, names = network.config.num_classes or 0, folder.class_names
-    if len(names) != K:
-        raise UserError(f"{folder.path}: the denoiser has {K} classes but {len(names)} class names.")
-    denoiser = unet_denoiser(network, folder.schedule, str(config.get("variance")), predicts=str(config.get("predicts")),
-                             class_names=names or None, rescaled_t=bool(config.get("rescaled_t")))
+    K, names, null_class = network.config.num_classes or 0, folder.class_names, config["null_class"]
+    if len(names) + null_class != K:
+        raise UserError(f"{folder.path}: the denoiser has {K} classes{', the null class among them,' * null_class} but "
+                        f"{len(names)} class names.")
+    denoiser = unet_denoiser(network, folder.schedule, str(config.get("variance")), predicts=config["predicts"],
+                             class_names=names or None, null_class=null_class, rescaled_t=config["rescaled_t"])
     return LoadedModel(denoiser, folder.digest, denoiser.config(), advice)

@@ -1,15 +1,18 @@
-"""What a denoiser learns: the noise in x_t, and with a learned range, the variance of its reverse steps."""
+"""What a denoiser learns: what it predicts of x_t, and with a learned variance, that of its reverse steps."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
-from guided_sample.denoiser import Denoiser, unet_denoiser, x0_from_eps
+from guided_sample.denoiser import Denoiser, unet_denoiser
 from guided_sample.posterior import learned_log_variance, posterior_mean
 from guided_sample.steps import Step, step_table
+from guided_sample.training.previews import previewed
 from guided_sample.unet import UNet
 from guided_sample.unet_config import UNetConfig
 from noisy_clf.datasets.images import Dataset, to_x_0
@@ -23,43 +26,51 @@ from noisy_clf.training.draws import Draws
 from noisy_clf.training.task import Task
 
 LEVELS = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+MOST_VALIDATED = 1024  # images, of each level
 
 
 def new_denoiser(config: UNetConfig, schedule: NoiseSchedule, variance: str, data: Dataset, class_conditional: bool,
-                 seed: int) -> Denoiser:
+                 seed: int, predicts: str = "eps", null_class: bool = False) -> Denoiser:
     """An untrained one for the data's channels and classes, whatever the config says of them."""
     torch.manual_seed(seed)
+    names = data.class_names if class_conditional else None
     network = UNet(replace(
-        config, in_channels=data.channels, out_channels=data.channels * (2 if variance == "learned_range" else 1),
-        num_classes=len(data.class_names) if class_conditional else None))
-    return unet_denoiser(network, schedule, variance, class_names=data.class_names if class_conditional else None)
+        config, in_channels=data.channels, out_channels=data.channels * (2 if variance.startswith("learned") else 1),
+        num_classes=len(names) + null_class if names else None))
+    return unet_denoiser(network, schedule, variance, predicts=predicts, class_names=names, null_class=null_class)
 
 
-def denoiser_task(denoiser: Denoiser, data: Dataset) -> Task:
-    """The simple loss, or with learned variance the hybrid one, at uniformly drawn t."""
-    T, conditional = denoiser.schedule.T, denoiser.class_names is not None
-    every_step = step_table(denoiser.schedule, range(T))
+def denoiser_task(denoiser: Denoiser, data: Dataset, drop_labels: float = 0.0) -> Task:
+    """The simple loss, or with learned variance the hybrid one.
+
+    drop_labels  part of the samples that are shown as of the null class (classifier-free guidance sec. 3)
+    """
+    T, conditional, every_step = denoiser.schedule.T, denoiser.class_names is not None, steps_of(denoiser.schedule)
 
     def loss_at(network: nn.Module, x_0: Tensor, y: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         x_t = denoiser.schedule.add_noise(x_0, t, eps)
-        output = network(x_t, t, y if conditional else None).float()
-        eps_hat, *v = output.split(denoiser.channels, dim=1)
-        simple = (eps - eps_hat).square().flatten(1).mean(dim=1)  # DDPM eq. 14
-        if not v:
+        predicted, v = replace(denoiser, network=network).predicted(x_t, t, y if conditional else None)
+        simple = (denoiser.target(x_0, t, eps) - predicted).square().flatten(1).mean(dim=1)  # DDPM eq. 14
+        if v is None:
             return simple
-        # L_hybrid = L_simple + 0.001 L_vlb, L_vlb the sum of T terms; eps_hat does not learn from it. (Improved DDPM eq. 16)
-        step, x0_hat = steps_from(t, every_step), x0_from_eps(denoiser.schedule, x_t, t, eps_hat.detach())
-        log_variance = learned_log_variance(step, denoiser.variance, v[0])
+        # L_hybrid = L_simple + 0.001 L_vlb, L_vlb the sum of T terms; x0_hat does not learn from it. (Improved DDPM eq. 16)
+        step, x0_hat = every_step(t), denoiser.x0_from(x_t, t, predicted.detach())
+        log_variance = learned_log_variance(step, denoiser.variance, v)
         return simple + 0.001 * T * bound_term(step, x_0, x_t, x0_hat, log_variance)
 
     def loss(network: nn.Module, x_0: Tensor, y: Tensor, t: Tensor, draws: Draws) -> Tensor:
+        if drop_labels:
+            y = y.masked_fill(draws.chosen(drop_labels, y.device), denoiser.K)
         return loss_at(network, x_0, y, t, draws.noise_like(x_0))
 
     @torch.no_grad()
     def validate(network: nn.Module, processes: Processes) -> dict[str, float]:
         device = next(network.parameters()).device
         total = torch.zeros((), dtype=torch.float64, device=device)
-        for indices in in_batches(len(data.validation), 256, processes.share(len(data.validation))):
+        count = min(len(data.validation), MOST_VALIDATED)
+        chosen = torch.arange(count) * len(data.validation) // count
+        for rows in in_batches(count, max(1, min(256, 256 * 32 ** 2 // data.image_size ** 2)), processes.share(count)):
+            indices = chosen[rows]
             images, y = (tensor.to(device) for tensor in data.validation.batch(indices))
             x_0 = to_x_0(images)
             eps = fixed_noise(indices, x_0.shape[1:]).to(device)
@@ -67,16 +78,22 @@ def denoiser_task(denoiser: Denoiser, data: Dataset) -> Task:
                 t = torch.full_like(y, timestep_at(level, T))
                 total += loss_at(network, x_0, y, t, eps).double().sum()
         processes.add([total])
-        return {"loss": total.item() / (len(data.validation) * len(LEVELS))}
+        return {"loss": total.item() / (count * len(LEVELS))}
 
-    return Task(denoiser.network, T, loss, validate, denoiser.config(),
-                defaults={"model": {"network": defaults_of(UNetConfig)}})
+    return Task(denoiser.network, T, loss, validate, denoiser.config(), previewed(denoiser),
+                options={"drop_labels": drop_labels},
+                defaults={"model": {"network": defaults_of(UNetConfig)}, "training": {"drop_labels": 0.0}})
 
 
-def steps_from(t: Tensor, table: Step) -> Step:
-    """The steps from t [B], of the table of every timestep: float32 [B,1,1,1] on t's device."""
-    return Step(*(torch.from_numpy(getattr(table, field.name)).to(t.device, torch.float32)[t, None, None, None]
-                  for field in fields(table)))
+def steps_of(schedule: NoiseSchedule) -> Callable[[Tensor], Step]:
+    """t [B] -> the steps from t, of the chain of every timestep: float32 [B,1,1,1] on t's device."""
+    table = step_table(schedule, range(schedule.T))
+
+    @cache
+    def on(device: torch.device) -> Tensor:
+        return torch.stack([torch.from_numpy(getattr(table, field.name)).float() for field in fields(table)]).to(device)
+
+    return lambda t: Step(*on(t.device)[:, t, None, None, None])
 
 
 def bound_term(step: Step, x_0: Tensor, x_t: Tensor, x0_hat: Tensor, log_variance: Tensor) -> Tensor:

@@ -31,6 +31,10 @@ def released_or_bare_file(name_or_path: str | Path, settings: Settings | None, k
     if released is None and path.is_file():
         if path.name in (CONFIG, WEIGHTS) and (path.parent / CONFIG).is_file():
             raise UserError(f"{path} is part of a model that is a folder; give the folder, {path.parent}.")
+        states = path.absolute().parent
+        if settings is None and states.name == "states" and (states.parent / "last" / CONFIG).is_file():
+            raise UserError(f"{path} is a training state, which does not tell what its network is; give the run's folder, "
+                            f"{states.parent}, for its best model, or {states.parent / 'last'} for the last.")
         return BareFile(path, settings, in_cache=False)
     if settings is not None and (released or path.exists() or name in bundled_models(kind)):
         raise UserError(f"{name} brings settings of its own; settings are for bare .pt files: leave them out.")

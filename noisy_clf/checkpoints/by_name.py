@@ -1,15 +1,21 @@
 """What is known of a model by its name or path alone: nothing is downloaded, loaded, or imported that takes seconds."""
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from noisy_clf.checkpoints.diffusers_scheduler import find_scheduler, is_diffusers_folder, read_schedule, read_scheduler
-from noisy_clf.checkpoints.model_folder import ModelFolder
+from noisy_clf.checkpoints.cache import cached, checked_digest
+from noisy_clf.checkpoints.diffusers_scheduler import (
+    find_scheduler, find_weights, is_diffusers_folder, read_schedule, read_scheduler, unet_folder)
+from noisy_clf.checkpoints.model_folder import WEIGHTS, ModelFolder, bundled_models, file_digest, find_model
 from noisy_clf.checkpoints.released import DENOISERS, RELEASED
 from noisy_clf.errors import UserError
 from noisy_clf.schedule import NoiseSchedule
 
 CLEAN = "timm:"  # how the name of a classifier of clean images begins
+RUNS_MODELS = ("best", "last")  # the folders of a training run that hold its models
 
 
 def classifier_folder(name: str) -> ModelFolder | None:
@@ -39,3 +45,28 @@ def denoiser_schedule(name_or_path: str | Path) -> NoiseSchedule:
         file = find_scheduler(Path(name_or_path))
         return read_schedule(read_scheduler(file), file)
     return ModelFolder.open(name_or_path, "denoiser").schedule
+
+
+def denoiser_record(name_or_path: str | Path) -> dict[str, Any]:
+    """What a classifier keeps of the denoiser whose schedule it takes: {"name": without its path, "digest": SHA-256 of its
+    weights or None where they are not here, "run": whether it is a training run's, whose weights may move on}."""
+    name, path = str(name_or_path), Path(name_or_path)
+    if name in DENOISERS:
+        file = cached(DENOISERS[name].file)
+        return {"name": name, "digest": file and checked_digest(file), "run": False}
+    foreign, digest = is_diffusers_folder(path), None
+    folder = path if foreign else find_model(name, "denoiser")
+    with suppress(UserError, FileNotFoundError):  # a schedule can be taken from a folder without weights
+        digest = file_digest(find_weights(unet_folder(folder)) if foreign else folder / WEIGHTS)
+    whole = Path(os.path.abspath(folder))
+    run = not foreign and whole.name in RUNS_MODELS
+    return {"name": name if name in bundled_models("denoiser") else whole.parent.name if run else whole.name, "digest": digest,
+            "run": run}
+
+
+def same_denoiser(one: Any, other: dict[str, Any]) -> bool:
+    """Whether two such records are of one denoiser, by its weights, or of one training run, by its name."""
+    if not isinstance(one, dict):
+        return False
+    same_weights = other["digest"] is not None and one.get("digest") == other["digest"]
+    return same_weights or other["run"] and one.get("run") is True and one.get("name") == other["name"]

@@ -1,4 +1,4 @@
-"""A diffusers scheduler's configuration: what it says of the training that the model had."""
+"""A diffusers scheduler's configuration: what it says of the training that the model had. And where the files lie."""
 from __future__ import annotations
 
 import json
@@ -11,9 +11,10 @@ import numpy as np
 
 from noisy_clf.errors import UserError
 from noisy_clf.files import read_json
-from noisy_clf.schedule import SCHEDULES, NoiseSchedule, cosine_betas
+from noisy_clf.schedule import MOST_T, SCHEDULES, NoiseSchedule, cosine_betas
 
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
+WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")  # the first that is there, as in diffusers
 PREDICTS = {"epsilon": "eps", "v_prediction": "velocity", "sample": "x_0"}
 BETA_SCHEDULES: dict[str, Callable[[float, float, int], np.ndarray]] = {  # the middle two: latent-diffusion's, GeoDiff's
     "linear": np.linspace, "scaled_linear": lambda start, end, T: np.linspace(start ** 0.5, end ** 0.5, T) ** 2,
@@ -46,6 +47,21 @@ def find_scheduler(path: Path) -> Path:
                     f"of its training there, or give its pipeline's folder.")
 
 
+def unet_folder(path: Path) -> Path:
+    """Where a pipeline's UNet is; pipelines on the hub may be flat too."""
+    return path / "unet" if (path / "unet").is_dir() else path
+
+
+def find_weights(folder: Path) -> Path:
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    others = sorted(file.name for file in folder.glob("diffusion_*"))  # sharded, or a variant such as .fp16
+    raise UserError(f"{folder} has neither {' nor '.join(WEIGHTS)}"
+                    + (f", only {others[0]}, and sharded or variant weights are not read" if others else "")
+                    + "; save the model with save_pretrained into one file (max_shard_size=\"1000GB\", no variant).")
+
+
 def read_scheduler(file: Path) -> dict[str, Any]:
     """The training facts in a DDPMScheduler's or DDIMScheduler's configuration, defaults filled in."""
     config = read_json(file)
@@ -68,7 +84,7 @@ def read_scheduler(file: Path) -> dict[str, Any]:
 def read_schedule(facts: dict[str, Any], file: Path) -> NoiseSchedule:
     """The schedule in double precision; one that is ADM's linear or cosine schedule is called so."""
     T, betas = facts["num_train_timesteps"], facts["trained_betas"]
-    refuse_unless_whole(file, "num_train_timesteps", T)
+    refuse_unless_whole(file, "num_train_timesteps", T, MOST_T)
     if betas is None:
         kind = refuse_unless(file, "beta_schedule", facts["beta_schedule"], BETA_SCHEDULES)
         for name in ("beta_start", "beta_end"):
@@ -96,9 +112,9 @@ def refuse_unless(file: Path, name: str, value: Any, possible: Iterable[Any]) ->
     return value
 
 
-def refuse_unless_whole(file: Path, name: str, value: Any) -> None:
-    if type(value) is not int or value < 1:
-        raise UserError(f"{file}: \"{name}\" must be a whole number of at least 1, not {json.dumps(value)}.")
+def refuse_unless_whole(file: Path, name: str, value: Any, most: int) -> None:
+    if type(value) is not int or not 1 <= value <= most:
+        raise UserError(f"{file}: \"{name}\" must be a whole number from 1 to {most}, not {json.dumps(value)}.")
 
 
 def refuse_unknown(file: Path, config: dict[str, Any], known: Iterable[str]) -> None:

@@ -9,14 +9,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from safetensors import SafetensorError, safe_open
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from noisy_clf import renamed
 from noisy_clf.checkpoints.released import RELEASED
+from noisy_clf.checkpoints.typed import refuse_other_types
 from noisy_clf.errors import UserError
 from noisy_clf.files import atomic_write, made_by_newer, read_json, write_json
+from noisy_clf.networks.config import refuse_no_size
 from noisy_clf.renamed import translated
 
 if TYPE_CHECKING:
@@ -27,9 +27,13 @@ if TYPE_CHECKING:
 Kind = Literal["classifier", "denoiser"]
 BUNDLED = Path(__file__).parents[1] / "bundled"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-DEFAULTS: dict[str, Any] = {"predicts": "eps", "rescaled_t": False, "class_names": None, "sampling": None}  # what is lacking
-KNOWN = ("kind", "network", "schedule", "variance", *DEFAULTS, "versions", "training", "made_by", "weights")
-KNOWN_OF_SCHEDULE = ("name", "T", "alpha_bar")
+DEFAULTS: dict[str, Any] = {  # what is lacking
+    "predicts": "eps", "rescaled_t": False, "class_names": None, "null_class": False, "sampling": None}
+KNOWN: dict[str, Any] = {  # and their types
+    "kind": Any, "network": Any, "schedule": Any, "variance": str | None, "predicts": str, "rescaled_t": bool,
+    "class_names": list[str] | None, "null_class": bool, "sampling": dict[str, Any] | None, "versions": Any, "training": Any,
+    "made_by": Any, "weights": Any}
+KNOWN_OF_SCHEDULE: dict[str, Any] = {"name": str, "T": int, "alpha_bar": list[float]}
 
 
 def save_model(folder: Path, config: dict[str, Any], network: nn.Module, about: dict[str, Any]) -> None:
@@ -52,11 +56,11 @@ def find_model(name_or_path: str | Path, kind: Kind) -> Path:
     if str(name_or_path) in bundled_models(kind):
         return BUNDLED / str(name_or_path) / kind
     path = Path(name_or_path)
-    for folder in (path, path / "best"):
+    for folder in (path, path / "best") if str(name_or_path) else ():
         if (folder / CONFIG).is_file():
             return folder
     names = ", ".join([*bundled_models(kind), *RELEASED[kind]])
-    if path.is_dir():
+    if path.is_dir() and str(name_or_path):
         raise UserError(f"{path} is a folder without a {CONFIG}: neither a model nor a training run "
                         f"that has validated once; give a {kind}'s folder, or one of the names: {names}.")
     raise UserError(f"there is no {kind} {str(name_or_path)!r}; the names are: {names}; "
@@ -87,6 +91,8 @@ class ModelFolder:
                    *(f"schedule.{name}" for name in config["schedule"] if name not in KNOWN_OF_SCHEDULE)]
         if unknown:
             raise UserError(made_by_newer(path / CONFIG, unknown))
+        refuse_other_types(config, KNOWN, path / CONFIG)
+        refuse_other_types(config["schedule"], KNOWN_OF_SCHEDULE, path / CONFIG, within="schedule.")
         return cls(path, DEFAULTS | config)
 
     @property
@@ -97,6 +103,8 @@ class ModelFolder:
             return NoiseSchedule.from_config(self.config["schedule"])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.path / CONFIG}: the schedule cannot be read ({error!r}).") from error
+        except UserError as error:
+            raise UserError(f"{self.path / CONFIG}: {error}") from error
 
     @property
     def image_size(self) -> int:
@@ -111,17 +119,16 @@ class ModelFolder:
     def size_of(self, name: str) -> int:
         """A size among the network's settings."""
         size = self.config["network"].get(name)
-        if type(size) is not int or size < 1:
-            raise UserError(f"{self.path}: {name} must be a whole number of at least 1, not {size!r}.")
+        try:
+            refuse_no_size(name, size)
+        except UserError as error:
+            raise UserError(f"{self.path / CONFIG}: {error}") from error
         return size
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """In the order of their numbers; none where the model knows no classes."""
-        names = self.config.get("class_names") or []
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise UserError(f"{self.path / CONFIG}: class_names is not a list of names.")
-        return tuple(names)
+        return tuple(self.config.get("class_names") or ())
 
     @property
     def digest(self) -> str:
@@ -133,15 +140,12 @@ class ModelFolder:
     def load_weights(self, network: nn.Module) -> None:
         """Gives the network its weights; a missing, extra or differently shaped tensor is refused by name."""
         from noisy_clf.checkpoints.tensors import refuse_other_tensors
+        from noisy_clf.checkpoints.torch_file import in_float32, read_safetensors
 
         path = self.path / WEIGHTS
         if not path.is_file():
             raise UserError(f"{path} is missing.")
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # half-sized files too
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is not a whole safetensors file ({error}); copy or train it again.") from error
+        tensors = in_float32(path, read_safetensors(path, again="copy or train it again"))  # of half-sized files, too
         refuse_other_tensors(path, tensors, network.state_dict())
         network.load_state_dict(tensors, assign=True)
 
@@ -156,8 +160,9 @@ def file_digest(path: Path) -> str:
 
 
 def config_from(kind: type[Any], fields: dict[str, Any], source: object) -> Any:
-    """A config dataclass from a dictionary; what it does not know, or lacks, is refused by name."""
+    """A config dataclass from a dictionary; what it does not know, lacks, or has of another type is refused by name."""
     known = kind.__dataclass_fields__
+    refuse_other_types(fields, get_type_hints(kind), source)
     try:
         unknown = sorted(set(fields) - set(known))
         if unknown:

@@ -9,7 +9,7 @@ from noisy_clf.errors import UserError
 
 
 def refuse_other_tensors(path: Path, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    """UserError that names a tensor of the file `path` that is missing, unknown or of another shape."""
+    """UserError that names a tensor of the file `path` that is missing, unknown, of another shape or of whole numbers."""
     missing, extra = [name for name in wanted if name not in found], [name for name in found if name not in wanted]
     if missing or extra:
         raise UserError(f"{path} does not fit its configuration: " + "; ".join(
@@ -19,6 +19,9 @@ def refuse_other_tensors(path: Path, found: dict[str, Tensor], wanted: dict[str,
         if found[name].shape != tensor.shape:
             raise UserError(f"{path} does not fit its configuration: {name} has shape {list(found[name].shape)}, "
                             f"not {list(tensor.shape)}.")
+        if tensor.is_floating_point() and not found[name].is_floating_point():
+            raise UserError(f"{path}: {name} is of {found[name].dtype}, and weights are floating point numbers; save the "
+                            f"model's state_dict() in float32, float16 or bfloat16.")
 
 
 def give_tensors(network: nn.Module, path: Path, tensors: dict[str, Tensor]) -> None:

@@ -11,13 +11,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from noisy_clf.errors import UserError, disk_trouble, one_line
+from noisy_clf.checkpoints.state_dict import state_dict_of
+from noisy_clf.errors import UserError, disk_trouble, one_line, out_of_memory
 
 AGAIN = "remove it, and copy or download it again"
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The state dict in `path`, as float32, without the "module." of DataParallel; whatever else the file is, is refused."""
+    """The state dict in `path`, floating point numbers as float32, without the names of wrappers around the network.
+
+    Of a training checkpoint it is the average of the weights, or else the model's (state_dict.py); all else is refused.
+    """
     try:
         with open(path, "rb") as file:
             head = file.read(512)
@@ -31,17 +35,24 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if {"state", "param_groups"} <= set(found):
         raise UserError(f"{path} is an optimizer's state (opt*.pt); give the model beside it, best its moving average "
                         f"(ema_*.pt).")
-    other = [str(name) for name, value in found.items() if not isinstance(value, Tensor)]
-    if other:
-        raise UserError(f"{path} is not a bare state dict (its {', '.join(other[:4])} "
-                        f"{'is no tensor' if len(other) == 1 else 'are no tensors'}); save the model's state_dict() alone.")
-    odd = next((str(name) for name, tensor in found.items() if not is_plain(tensor)), None)
+    tensors = state_dict_of(path, found)
+    odd = next((name for name, tensor in tensors.items() if not is_plain(tensor)), None)
     if odd is not None:
         raise UserError(f"{path}: {odd} is a sparse, quantised, complex or empty tensor, which no network here has; save the "
                         f"model's state_dict() with plain ones.")
-    names = list(map(str, found))
-    parallel = "module." if all(name.startswith("module.") for name in names) else ""
-    return {name.removeprefix(parallel): tensor.float() for name, tensor in zip(names, found.values())}
+    return in_float32(path, tensors)
+
+
+def in_float32(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Floating point numbers of any precision; whole numbers, which few tensors may be, stay."""
+    found = {}
+    for name, tensor in tensors.items():
+        try:
+            found[name] = tensor.float() if tensor.is_floating_point() else tensor
+        except NotImplementedError as error:  # of which torch knows little but the name
+            raise UserError(f"{path}: {name} is of {tensor.dtype}, which cannot be read; save the model's state_dict() in "
+                            f"float32, float16 or bfloat16.") from error
+    return found
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -58,12 +69,14 @@ def refuse_no_checkpoint(path: Path, head: bytes) -> None:
         raise UserError(f"{path} is a Git LFS pointer, not the file itself; fetch it with: git lfs pull.")
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: Path, again: str = AGAIN) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({one_line(error)}); {AGAIN}.") from error
+        if out_of_memory(error):
+            raise
+        raise UserError(f"{path} is not a whole safetensors file ({one_line(error)}); {again}.") from error
 
 
 def read_torch(path: Path, head: bytes) -> object:
@@ -81,4 +94,6 @@ def read_torch(path: Path, head: bytes) -> object:
                             f"state_dict() alone.") from error
         raise UserError(f"{path} is not a checkpoint of torch, or is damaged; {AGAIN}.") from error
     except Exception as error:  # what is no pickle at all makes torch's reader stumble in any way
+        if out_of_memory(error):
+            raise
         raise UserError(f"{path} is not a whole checkpoint of torch ({one_line(error)}); {AGAIN}.") from error

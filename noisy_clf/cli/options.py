@@ -21,12 +21,14 @@ class Numbers(click.ParamType):
     """Numbers with commas between them."""
 
     name = "n,n,..."
+    may_be_empty = True  # attention at no size
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
         if isinstance(value, tuple):
             return value
         try:
-            return tuple(int(part) if part.strip().isdigit() else float(part) for part in value.split(",") if part)
+            numbers = [float(part) for part in value.split(",") if part]
+            return tuple(int(number) if number.is_integer() else number for number in numbers)
         except ValueError:
             self.fail(f"{value!r} is not a list of numbers such as 1,2,4.", param, ctx)
 

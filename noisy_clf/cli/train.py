@@ -1,12 +1,14 @@
 """train-noisy-clf. Several GPUs: torchrun --nproc-per-node 8 -m noisy_clf.cli, with the same options."""
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 from click.core import ParameterSource
 
+from noisy_clf.checkpoints.by_name import denoiser_record
 from noisy_clf.cli.options import DATA, EXECUTION, NETWORK, SCHEDULE, TRAINING, options, overridden, schedule_option
 from noisy_clf.datasets import load_dataset, refuse_unknown
 from noisy_clf.errors import FriendlyCommand, UserError
@@ -61,8 +63,9 @@ def train_noisy_clf(dataset: str, data_folder: Path | None, grey: bool, image_si
     refuse_given(TIMM_ONLY if adm else ADM_ONLY, arch)
     recipe = classifier_recipe(dataset, image_size)
     image_size = recipe.image_size if image_size is None else image_size
-    refuse_unknown(dataset, image_size, data_folder)
+    refuse_unknown(dataset, image_size, data_folder, grey)
     schedule = schedule_option(recipe, given)
+    record = {} if given["schedule_from"] is None else {"schedule_from": denoiser_record(given["schedule_from"])}
     training = TrainingConfig(**overridden(recipe.training, given, TrainingConfig))
     loss = ClassifierLoss(given["label_smoothing"], given["mixup"])
     config = EncoderUNetConfig(**overridden(recipe.network, given, EncoderUNetConfig), image_size=image_size, in_channels=1,
@@ -81,7 +84,7 @@ def train_noisy_clf(dataset: str, data_folder: Path | None, grey: bool, image_si
         data = load_dataset(dataset, image_size, data_folder, grey)
         task = adm_task(config, schedule, data, loss, training) if config \
             else timm_task(backbone, schedule, data, loss, training, tuning)
-        train(task, data, training, out, how)
+        train(replace(task, record=record), data, training, out, how)
     if how.processes.first:
         click.echo(f"The best model is in {out / 'best'}; look at it with: eval-noisy-clf {out}")
 

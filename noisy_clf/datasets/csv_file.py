@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from noisy_clf.datasets.image_files import printable
 from noisy_clf.datasets.images import Dataset
 from noisy_clf.errors import UserError, disk_trouble
 
-NEEDED, POSSIBLE = ("file", "label"), ("file", "label", "split")
+SPLIT = "split"
 
 
 class Row(NamedTuple):
@@ -26,41 +26,43 @@ class Row(NamedTuple):
     line: int
 
 
-def csv_dataset(path: Path, image_size: int, channels: int = 3) -> Dataset:
-    """The images that a CSV lists by columns `file` (relative to the CSV's folder), `label` and, perhaps, `split`.
+def csv_dataset(path: Path, image_size: int, channels: int = 3, classes: bool = True) -> Dataset:
+    """The images that a CSV lists by columns `file` (relative to the CSV's folder), `label` (where classes are needed; else it
+    is not looked at) and, perhaps, `split`.
 
     A split is train or val (or validation, valid, test: the first of them that is there). Without this column every tenth
     image of each class is held out. UserError for whatever is wrong in it, with the line.
     """
     path = Path(os.path.abspath(path))
-    rows = distinct(path, read_rows(path))
+    rows = distinct(path, read_rows(path, ("file", "label") if classes else ("file",)))
     refuse_missing(path, rows)
     splits = {row.split for row in rows}
     held_out = next((name for name in VALIDATION if name in splits), None)
     if splits == {""}:
-        listed = Listed(path, path.parent, listing(rows, ""))
+        listed = Listed(path, path.parent, listing(rows, ""), None, classes)
     elif "train" in splits and held_out:
-        listed = Listed(path, path.parent, listing(rows, "train"), listing(rows, held_out))
+        listed = Listed(path, path.parent, listing(rows, "train"), listing(rows, held_out), classes)
     else:
         raise UserError(f"{path} has the split {' and '.join(sorted(splits))} only; there must be both train and val.")
     return dataset_of(listed, str(path), image_size, channels)
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path, needed: Sequence[str]) -> Iterator[Row]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             columns = [name.strip().lower() for name in next(reader, [])]
-            if not set(NEEDED) <= set(columns) or any(columns.count(name) > 1 for name in POSSIBLE):
+            if not set(needed) <= set(columns) or any(columns.count(name) > 1 for name in (*needed, SPLIT)):
                 raise UserError(f"{path} has the columns {printable(', '.join(columns)) or '(none)'}; its first line must name "
-                                f"file and label and, if there is one, split, each once, with commas between them.")
+                                f"{' and '.join(needed)} and, if there is one, split, each once, with commas between them.")
             for fields in reader:
                 if not any(map(str.strip, fields)):
                     continue
                 if len(fields) != len(columns):
                     raise UserError(f"{path}, line {reader.line_num}, has {len(fields)} fields instead of {len(columns)}; a "
                                     f"field with a comma in it is put in double quotes.")
-                yield row_of(path, dict(zip(columns, map(str.strip, fields))), reader.line_num)
+                found = dict(zip(columns, map(str.strip, fields)))
+                yield row_of(path, {name: found[name] for name in (*needed, SPLIT) if name in found}, reader.line_num)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8; save it as such.") from error
     except csv.Error as error:
@@ -70,13 +72,13 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def row_of(path: Path, fields: dict[str, str], line: int) -> Row:
-    for name in POSSIBLE:
-        if fields.get(name) == "":
+    for name, value in fields.items():
+        if not value:
             raise UserError(f"{path}, line {line}, has no {name}.")
-    split = fields.get("split", "").lower()
+    split = fields.get(SPLIT, "").lower()
     if split not in ("", "train", *VALIDATION):
         raise UserError(f"{path}, line {line}, has the split {printable(split)}; a split is train or val.")
-    return Row(os.path.normpath(fields["file"]), fields["label"], split, line)
+    return Row(os.path.normpath(fields["file"]), fields.get("label", ""), split, line)
 
 
 def distinct(path: Path, rows: Iterator[Row]) -> list[Row]:

@@ -23,12 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 from tqdm import tqdm
 
 from noisy_clf import imagenet
 from noisy_clf.datasets.array_unpickler import read_pickled_arrays
 from noisy_clf.datasets.images import ArrayImages, Dataset, LabelledImages
-from noisy_clf.errors import UserError, disk_trouble
+from noisy_clf.errors import UserError, disk_trouble, out_of_memory
 from noisy_clf.files import alone, read_json, write_json
 
 FILES = {"train": [f"train_data_batch_{number}" for number in range(1, 11)], "val": ["val_data"]}
@@ -117,12 +118,15 @@ def read_file(path: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
     """(images uint8 [N,3,S,S], labels int64 [N] in the models' order)"""
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                data, labels = archive["data"], archive["labels"]
+            data, labels = read_npz(path)
         else:
             content = read_pickled_arrays(path)
             data, labels = np.asarray(content["data"]), np.asarray(content["labels"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged or foreign file makes zipfile and numpy raise
+        if out_of_memory(error):
+            raise
         raise unreadable(path, error) from error
     if data.dtype != np.uint8 or data.ndim != 2 or not len(data) or labels.shape != data.shape[:1]:
         raise unreadable(path, ValueError(f"data {data.dtype} {list(data.shape)} with labels {list(labels.shape)}"))
@@ -133,6 +137,22 @@ def read_file(path: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
     if labels.dtype.kind not in "iu" or labels.min() < 1 or labels.max() > 1000:
         raise unreadable(path, ValueError("its labels are not whole numbers from 1 to 1000"))
     return data.reshape(-1, 3, size, size), models_order()[labels]
+
+
+def read_npz(path: Path) -> list[np.ndarray]:
+    """Data and labels. ValueError where a header tells of another array than there are bytes for."""
+    arrays = []
+    with zipfile.ZipFile(path) as archive:
+        for name in ("data.npy", "labels.npy"):
+            with archive.open(name) as file:
+                header = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+                shape, _, dtype = header(file)
+                told, there = math.prod(shape) * dtype.itemsize, archive.getinfo(name).file_size - file.tell()
+            if told != there or min(shape, default=0) < 0:
+                raise ValueError(f"the header of {name} tells of {dtype} {list(shape)}, and {there} bytes follow it")
+            with archive.open(name) as file:
+                arrays.append(npy.read_array(file, allow_pickle=False))
+    return arrays
 
 
 def unreadable(path: Path, error: Exception) -> UserError:
@@ -255,7 +275,7 @@ def mapped(converted: Path, split: str, size: int, parts: list[Part]) -> tuple[n
         path = converted / f"{split}_{what}.npy"
         try:
             array = np.load(path, mmap_mode="r").view(np.ndarray)[:rows]
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, TypeError, OverflowError) as error:  # the last two: of a header that lies
             raise damaged(converted, f"{path.name} is gone or not whole") from error
         if array.shape != (rows, *shape) or array.dtype != dtype:
             raise damaged(converted, f"{path.name} is not of {rows} images")

@@ -21,6 +21,7 @@ from noisy_clf.datasets.image_files import SUFFIXES, ImageFiles, printable, sile
 from noisy_clf.datasets.images import Dataset, LabelledImages
 from noisy_clf.datasets.read_ahead import read_ahead
 from noisy_clf.errors import UserError, disk_trouble
+from noisy_clf.files import from_json
 
 VALIDATION = ("val", "validation", "valid", "test")  # the first of them that is there is validated on
 SPLITS = ("train", "training", *VALIDATION, "testing")  # what no class is named, if no other is
@@ -41,29 +42,36 @@ class Listed:
     root        the folder that paths are relative to
     train       those to train on: their classes count
     validation  those to validate on; None: some of `train` are held out
+    classes     whether they count: else all images are alike
     """
 
     source: Path
     root: Path
     train: Listing
     validation: Listing | None = None
+    classes: bool = True
 
 
-def class_folders(folder: Path, image_size: int, channels: int = 3) -> Dataset:
+def class_folders(folder: Path, image_size: int, channels: int = 3, classes: bool = True) -> Dataset:
     """The images in a folder for each class, cut to `image_size` pixels a side; 3 channels are RGB, 1 is grey.
 
     With folders train and val (or validation, valid, test), these hold the folders of the classes, and those of train count.
-    Else every tenth image of each class is held out. UserError where there are not two classes, or one without an image.
+    Else every tenth image of each class is held out. UserError where there are not two classes, or one without an image;
+    where no classes are needed, images may lie in any way.
     """
     root = Path(os.path.abspath(folder))
     names = subfolders(root, "")
     held_out = next((name for name in VALIDATION if name in names), None)
+
+    def listed(part: str) -> Listing:
+        return listing(root, part) if classes else anyhow(root, part)
+
     if "train" in names and held_out:
-        return dataset_of(Listed(root, root, listing(root, "train"), listing(root, held_out)), str(root), image_size, channels)
-    if names and all(name.lower() in SPLITS for name in names):
+        return dataset_of(Listed(root, root, listed("train"), listed(held_out), classes), str(root), image_size, channels)
+    if classes and names and all(name.lower() in SPLITS for name in names):
         raise UserError(f"{root} has {', '.join(names)}, which are no classes; name them train and val, or give one of "
                         f"them, of which every tenth image is then held out.")
-    return dataset_of(Listed(root, root, listing(root, "")), str(root), image_size, channels)
+    return dataset_of(Listed(root, root, listed(""), None, classes), str(root), image_size, channels)
 
 
 def imagenet_folders(folder: Path, image_size: int) -> Dataset:
@@ -90,26 +98,32 @@ def imagenet_folders(folder: Path, image_size: int) -> Dataset:
 def dataset_of(listed: Listed, name: str, image_size: int, channels: int) -> Dataset:
     """The dataset of those files. UserError if they make none."""
     source, root, train, validation = listed.source, listed.root, listed.train, listed.validation
-    classes = in_order(train)
-    if len(classes) < 2:
-        raise UserError(f"{source} has one class only, {printable(classes[0])}; a classifier needs two or more.")
-    if odd := [name for name in classes if not name.isprintable()]:
-        raise UserError(f"{source} has a class with a name that cannot be printed, {printable(odd[0])}; rename it.")
-    if empty := [name for name, paths in train.items() if not paths]:
-        others = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
-        raise UserError(f"{source}: class {printable(empty[0])}{others} has no image; add some, or remove it.")
-    if strangers := [name for name, paths in (validation or {}).items() if paths and name not in train]:
-        raise UserError(f"{source} has images of {printable(strangers[0])} to validate on, but none to train on; the classes "
-                        f"are {', '.join(map(printable, classes[:10]))}{', ...' if len(classes) > 10 else ''}.")
+    if listed.classes:
+        refuse_classes(source, train, validation or {})
+    classes, bad = in_order(train), left_out_before(root)
     parts = [train] if validation is None else [train, validation]
-    bad = left_out_before(root)
     parts = [{label: [path for path in part.get(label, []) if path not in bad] for label in classes} for part in parts]
     if validation is None:
         parts = hold_out(parts[0])
     refuse_unusable(source, root, *parts)
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
     labelled = [labelled_images(root, part, image_size, channels) for part in parts]
-    return Dataset(name, labelled[0], labelled[1], class_names(classes), source=f"files {digest}")
+    return Dataset(name, labelled[0], labelled[1], class_names(classes) if listed.classes else (), source=f"files {digest}")
+
+
+def refuse_classes(source: Path, train: Listing, validation: Listing) -> None:
+    """UserError where these are no classes for a classifier."""
+    classes = in_order(train)
+    if len(classes) < 2:
+        raise UserError(f"{source} has one class only, {printable(classes[0])}; there must be two or more to learn classes.")
+    if odd := [name for name in classes if not name.isprintable()]:
+        raise UserError(f"{source} has a class with a name that cannot be printed, {printable(odd[0])}; rename it.")
+    if empty := [name for name, paths in train.items() if not paths]:
+        others = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
+        raise UserError(f"{source}: class {printable(empty[0])}{others} has no image; add some, or remove it.")
+    if strangers := [name for name, paths in validation.items() if paths and name not in train]:
+        raise UserError(f"{source} has images of {printable(strangers[0])} to validate on, but none to train on; the classes "
+                        f"are {', '.join(map(printable, classes[:10]))}{', ...' if len(classes) > 10 else ''}.")
 
 
 def labelled_images(root: Path, part: Listing, image_size: int, channels: int) -> LabelledImages:
@@ -124,7 +138,7 @@ def refuse_unusable(source: Path, root: Path, train: Listing, validation: Listin
     Of each class, or of a thousand of them, images are decoded until one can be used: seconds, whatever their number.
     """
     silence_pillow()
-    groups = {f": class {printable(label)} has no image to train on": paths
+    groups = {f": class {printable(label)} has no image to train on" if label else " has no image to train on": paths
               for label, paths in list(train.items())[::math.ceil(len(train) / MOST_TRIED)]}
     groups[" has no image to validate on"] = [path for paths in validation.values() for path in paths]
     tried = [*groups.values()]
@@ -141,7 +155,7 @@ def left_out_before(root: Path) -> set[str]:
     with suppress(OSError, UserError), open(cache_folder() / "checked" / f"{root.name[:40]}-{digest}.jsonl", "rb") as record:
         for line in record:
             with suppress(ValueError, TypeError, OSError):
-                path, size, mtime, reason = json.loads(line)
+                path, size, mtime, reason = from_json(line.decode())
                 about = os.stat(root / path) if reason else None
                 if about and (about.st_size, about.st_mtime_ns) == (size, mtime):
                     found.add(path)
@@ -179,6 +193,17 @@ def listing(root: Path, part: str) -> Listing:
     found = read_ahead(lambda i: images_below(root, os.path.join(part, names[i])), range(len(names)), THREADS)
     return dict(zip(names, tqdm(found, total=len(names), unit="folder", desc="looking for images", delay=3,
                                 dynamic_ncols=True)))
+
+
+def anyhow(root: Path, part: str) -> Listing:
+    """All image files of a folder and of those in it, as one class without a name."""
+    found = [os.path.join(part, entry.name) for entry in entries(root / part)
+             if entry.name.lower().endswith(SUFFIXES) and not is_folder(entry)]
+    for name in subfolders(root, part):
+        found += images_below(root, os.path.join(part, name))
+    if not found:
+        raise UserError(f"{root / part} holds no images; give a folder with files such as {', '.join(SUFFIXES[:5])}.")
+    return {"": found}
 
 
 def say(text: str) -> None:

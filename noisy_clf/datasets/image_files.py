@@ -48,6 +48,7 @@ class ImageFiles:
     size: int
     channels: int = 3
     unreadable: set[int] = field(default_factory=set, init=False, repr=False, compare=False)  # those told of so far
+    enlarged: set[int] = field(default_factory=set, init=False, repr=False, compare=False)  # the first one, which is told of
 
     def __post_init__(self) -> None:
         silence_pillow()
@@ -63,6 +64,10 @@ class ImageFiles:
         images, read = np.empty((len(indices), *self.shape), np.uint8), np.empty(len(indices), np.int64)
         for i, index in enumerate(indices.tolist()):
             picture, read[i] = self.picture(index)
+            if min(picture.size) < self.size and not self.enlarged:
+                self.enlarged.add(index)
+                tqdm.write(f"{printable(self.paths[index])} has {picture.width} x {picture.height} pixels; it is enlarged to "
+                           f"{self.size}, and so are all others that are smaller", file=sys.stderr)
             if self.channels == 1:
                 picture = picture.convert("L")
             images[i] = as_array(random_crop(picture, self.size, crops[i]) if crops is not None else

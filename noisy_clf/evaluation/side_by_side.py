@@ -17,7 +17,7 @@ from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.datasets import load_dataset
 from noisy_clf.datasets.images import Dataset, LabelledImages
 from noisy_clf.datasets.order import permutation
-from noisy_clf.errors import UserError
+from noisy_clf.errors import UserError, enough_memory
 from noisy_clf.evaluation.by_noise_level import evaluate
 from noisy_clf.evaluation.judgement import Evaluation, Guess
 from noisy_clf.evaluation.picture import draw
@@ -120,11 +120,8 @@ def examined(subjects: Subjects, images: int | None, device: torch.device, preci
 
 def examined_one(name: str, classifier: NoisyClassifier, images: LabelledImages, chosen: Tensor, **how: Any) -> Evaluation:
     """What is found of the classifier on the chosen images; guessing is by the frequencies in all of them."""
-    try:
+    with enough_memory(lambda: "a batch does not fit into the memory; give a smaller --batch-size: the result stays the same."):
         rows = evaluate(classifier, images, gradients=True, chosen=chosen, **how)
-    except torch.cuda.OutOfMemoryError:
-        raise UserError("a batch does not fit into the GPU's memory; give a smaller --batch-size: the result stays the "
-                        "same.") from None
     bad = [row.t for row in rows if not math.isfinite(row.nll + (row.gradient_norm or 0))]
     if bad:
         raise UserError(f"{name}'s output or its gradient is not a finite number at t = {bad[0]}; its weights are damaged, or "

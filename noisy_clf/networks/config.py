@@ -2,13 +2,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from noisy_clf.errors import UserError
 
 AttentionOrder = Literal["legacy", "new"]
 Resampling = Literal["resblock", "conv", "plain"]
 Pool = Literal["attention", "adaptive", "spatial", "spatial_v2"]
+LARGEST = {"image_size": 8192, "input_size": 8192, "in_channels": 1024, "out_channels": 1024, "channels": 16384,
+           "res_blocks": 64, "num_classes": 1_000_000}  # of any network; more is a slip of the pen, and asks for terabytes
+MOST_LEVELS, WIDEST = 16, 65536
+
+
+def refuse_no_size(name: str, value: Any) -> None:
+    """UserError where it is not a size that a network may have."""
+    most = LARGEST.get(name, 16384)
+    if type(value) is not int or not 1 <= value <= most:
+        raise UserError(f"{name} must be a whole number from 1 to {most}, not {value!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +53,13 @@ class TorsoConfig:
     def __post_init__(self) -> None:
         for name in ("channel_mult", "attention_at"):  # JSON has lists only
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if not self.channel_mult or not all(0 < factor < float("inf") for factor in self.channel_mult):
-            raise UserError(f"channel_mult must be positive numbers, for at least one level, not {self.channel_mult}.")
         for field in fields(self):  # their types are strings here
             value = getattr(self, field.name)
-            if (field.type == "int" or field.type == "int | None" and value is not None) \
-                    and (not isinstance(value, int) or value < 1):
-                raise UserError(f"{field.name} must be a whole number of at least 1, not {value!r}.")
+            if field.type == "int" or field.type == "int | None" and value is not None:
+                refuse_no_size(field.name, value)
+        if not 1 <= len(self.channel_mult) <= MOST_LEVELS or not all(0 < factor <= WIDEST for factor in self.channel_mult):
+            raise UserError(f"channel_mult must be positive numbers, for 1 to {MOST_LEVELS} levels, not "
+                            f"{self.channel_mult[:MOST_LEVELS]}.")
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout must be at least 0 and below 1, not {self.dropout}.")
         stride = 2 ** (len(self.channel_mult) - 1)
@@ -60,9 +70,9 @@ class TorsoConfig:
             if getattr(self, name) not in choices:
                 raise UserError(f"unknown {name} {getattr(self, name)!r}; there are: {', '.join(choices)}.")
         for width in self.widths:
-            if width < 32 or width % 32:
-                raise UserError(f"a level {width} channels wide cannot be normalised in 32 groups; choose channels "
-                                f"and channel_mult so that every level is a multiple of 32.")
+            if width < 32 or width % 32 or width > WIDEST:
+                raise UserError(f"a level {width} channels wide cannot be normalised in 32 groups; choose channels and "
+                                f"channel_mult so that every level is a multiple of 32, up to {WIDEST}.")
         for width in {self.widths[level] for level in range(len(self.widths)) if self.attends(level)} | {self.widths[-1]}:
             if width % (self.head_channels or self.heads):
                 raise UserError(f"{width} channels do not divide into " + (

@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from noisy_clf.errors import UserError, one_line
+from noisy_clf.errors import UserError, one_line, out_of_memory
+from noisy_clf.networks.config import refuse_no_size
 
 BatchNorm = Literal["frozen", "group"]
 
@@ -43,9 +44,8 @@ class TimmConfig:
     def __post_init__(self) -> None:
         trained = pretrained_cfg(str(self.name))
         for field in ("image_size", "in_channels", "num_classes", "input_size"):
-            value = getattr(self, field)
-            if (field != "input_size" or value is not None) and (type(value) is not int or value < 1):
-                raise UserError(f"{field} must be a whole number of at least 1, not {value!r}.")
+            if field != "input_size" or self.input_size is not None:
+                refuse_no_size(field, getattr(self, field))
         if self.batch_norm not in get_args(BatchNorm):
             raise UserError(f"unknown batch_norm {self.batch_norm!r}; there are: {', '.join(get_args(BatchNorm))}.")
         if not 0 <= self.dropout < 1:
@@ -97,6 +97,8 @@ def create(config: TimmConfig) -> nn.Module:
         model = timm.create_model(config.name, num_classes=config.num_classes, in_chans=config.in_channels, drop_rate=0.0,
                                   **sizes)
     except Exception as error:  # whatever a model's constructor stumbles over
+        if out_of_memory(error):
+            raise
         raise does_not_fit(config, error) from error
     cut = getattr(model, "patch_embed", None)
     if isinstance(cut, PatchEmbed) and not cut.dynamic_img_pad and any(config.size % side for side in cut.patch_size):

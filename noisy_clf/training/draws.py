@@ -27,9 +27,9 @@ def scrambled(z: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def uniform(seed: int, positions: range) -> Tensor:
-    """A number in [0,1) for each position, float64 [B]: what its timestep is drawn by."""
-    return torch.from_numpy((keys(seed, positions, use=0) >> np.uint64(11)) * 2.0 ** -53)
+def uniform(seed: int, positions: range, use: int = 0) -> Tensor:
+    """A number in [0,1) for each position, float64 [B]: what its timestep is drawn by, or by another use what else."""
+    return torch.from_numpy((keys(seed, positions, use) >> np.uint64(11)) * 2.0 ** -53)
 
 
 class Draws:
@@ -51,6 +51,10 @@ class Draws:
         """A draw from Beta(a, a) that each two neighbours share, float32 [B]."""
         drawn = [np.random.default_rng(int(key)).beta(a, a) for key in keys(self.seed, self.positions, use=2)[::2]]
         return torch.tensor(drawn, dtype=torch.float32).repeat_interleave(2)
+
+    def chosen(self, probability: float, device: torch.device) -> Tensor:
+        """Whether each sample is among those that something happens to, bool [B]."""
+        return (uniform(self.seed, self.positions, use=4) < probability).to(device)
 
     @contextmanager
     def decide_dropout(self, network: nn.Module) -> Iterator[None]:

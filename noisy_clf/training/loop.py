@@ -5,6 +5,7 @@ up to rounding, that of one.
 """
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -12,18 +13,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from noisy_clf import renamed
 from noisy_clf.checkpoints.model_folder import DEFAULTS
 from noisy_clf.datasets.images import Dataset
 from noisy_clf.datasets.read_ahead import read_ahead
-from noisy_clf.errors import UserError, disk_trouble
+from noisy_clf.errors import UserError, disk_trouble, enough_memory
 from noisy_clf.files import claim_folder, defaults_of, locked
 from noisy_clf.training.config import TrainingConfig
 from noisy_clf.training.execution import Execution
 from noisy_clf.training.metrics_log import MetricsLog
+from noisy_clf.training.pace import outlook
 from noisy_clf.training.run import Run
 from noisy_clf.training.stop import stop_signals, stopped_at
 from noisy_clf.training.task import Task
@@ -59,6 +60,9 @@ def begin(run: Run) -> None:
     if config.batch_size % task.multiple or config.batch_size < processes.count * task.multiple:
         raise UserError(f"batch-size {config.batch_size} cannot be shared by {processes.count} processes"
                         + (f" in groups of {task.multiple}." if task.multiple > 1 else "."))
+    if config.batch_size > len(data.train):
+        raise UserError(f"{data.name} has {len(data.train)} images to train on, fewer than the {config.batch_size} of a batch; "
+                        f"give --batch-size {len(data.train) // task.multiple * task.multiple} or less.")
     processes.first_does(lambda: claim_folder(folder / OPTIONS, {
         "dataset": Path(data.name).name, "source": data.source, "model": task.model_config,
         "training": {**asdict(config), **task.options}}, defaults={
@@ -84,21 +88,22 @@ def go_on(run: Run) -> None:
                disable=not processes.first)
     clock = Clock(run.step)
     with bar, stop_signals() as stop:
+        if run.step < config.iterations:
+            with memory_for(run), stop.at_once(run):
+                ahead = outlook(run)
+            if processes.first:
+                tqdm.write(ahead, file=sys.stderr)
         batches = read_ahead(run.read, range(run.step, config.iterations), execution.threads)
         while not run.finished:
             if run.owes_validation:
-                with stop.at_once(run):  # everything is saved
+                with memory_for(run), stop.at_once(run):  # everything is saved
                     validate(run, log, clock, bar)
                 clock = Clock(run.step)
                 continue
             with clock.waiting():
                 images, y = next(batches)
-            try:
+            with memory_for(run):
                 run.train_step(images, y)
-            except torch.OutOfMemoryError as error:
-                size = len(execution.parts(run.share, run.task.multiple)[0])
-                raise UserError(f"{execution.device} has too little memory for {size} images at a time; the same command goes "
-                                f"on with fewer: --microbatch {max(size // 2, 1)}.") from error
             bar.update()
             stopped = processes.any(stop.asked)
             if run.owes_validation or stopped or run.step % config.save_every == 0:
@@ -106,6 +111,13 @@ def go_on(run: Run) -> None:
                 run.save()
             if stopped:
                 raise stopped_at(run)
+
+
+def memory_for(run: Run) -> AbstractContextManager[None]:
+    """Within, too little of it is told in a sentence."""
+    size = len(run.execution.parts(run.share, run.task.multiple)[0])
+    return enough_memory(lambda: f"{run.execution.device} has too little memory for {size} images at a time; the same command "
+                                 f"goes on with fewer: --microbatch {max(size // 2, 1)}.")
 
 
 def validate(run: Run, log: MetricsLog | None, clock: Clock, bar: tqdm[Any]) -> None:

@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from noisy_clf.errors import UserError
-from noisy_clf.files import atomic_write
+from noisy_clf.files import atomic_write, from_json
 
 
 class MetricsLog:
@@ -14,7 +15,8 @@ class MetricsLog:
 
     def __init__(self, path: Path, step: int, tensorboard: bool) -> None:
         self.path = path
-        kept = [line for line in (path.read_text().splitlines() if path.exists() else []) if step_of(line) <= step]
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        kept = [line for line in lines if step_of(line) <= step]
         with atomic_write(path) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept))
         self.board = tensorboard_writer(path.parent / "tensorboard", step) if tensorboard else None
@@ -30,9 +32,10 @@ class MetricsLog:
 
 def step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
-    except ValueError:  # a line torn by a kill
-        return float("inf")
+        step = from_json(line)["step"]
+        return step if isinstance(step, int) else math.inf
+    except (ValueError, KeyError, TypeError):  # a line torn by a kill, or none of ours
+        return math.inf
 
 
 def tensorboard_writer(folder: Path, step: int) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -16,7 +17,7 @@ from noisy_clf.datasets.images import Dataset, to_x_0
 from noisy_clf.datasets.order import training_order
 from noisy_clf.errors import UserError
 from noisy_clf.execution import dtype_of
-from noisy_clf.files import versions
+from noisy_clf.files import atomic_write, versions
 from noisy_clf.training.config import TrainingConfig
 from noisy_clf.training.draws import Draws, augmentation_generators, uniform
 from noisy_clf.training.execution import Execution
@@ -35,7 +36,7 @@ class Run:
         self.task, self.config, self.data, self.folder, self.execution = task, config, data, folder, execution
         device = execution.device
         self.model_config = {**task.model_config, "versions": versions(), "training": {
-            "dataset": data.name, "images": len(data.train), **asdict(config), **task.options}}
+            "dataset": data.name, "images": len(data.train), **asdict(config), **task.options, **task.record}}
         self.network = task.network.to(device).train()
         self.computed: Any = torch.compile(self.network) if execution.compile else self.network
         self.average = copy.deepcopy(task.network).eval().requires_grad_(False)
@@ -85,10 +86,7 @@ class Run:
         for part in execution.parts(share, self.task.multiple):
             here = slice(part.start - share.start, part.stop - share.start)
             there = slice(part.start, part.stop)
-            draws = Draws(config.seed, self.positions(self.step, part), device)
-            with torch.autocast(device.type, dtype_of(config.precision), enabled=config.precision != "float32"), \
-                    draws.decide_dropout(self.network):
-                loss = self.task.loss(self.computed, to_x_0(images[here]), y[here], t[there], draws)
+            loss = self.losses_of(images[here], y[here], t[there], part)
             self.scaler.scale((loss * weight[there]).sum() / B).backward()
             losses[there] = loss.detach()
         execution.processes.add([p.grad for p in self.network.parameters() if p.grad is not None] + [losses])
@@ -96,6 +94,14 @@ class Run:
         self.timesteps.learn(t, losses)
         self.losses.append((losses * weight).mean())
         self.step += 1
+
+    def losses_of(self, images: Tensor, y: Tensor, t: Tensor, part: range) -> Tensor:
+        """The losses, with their graph, of a part of the step's batch [B]."""
+        device, precision = self.execution.device, self.config.precision
+        draws = Draws(self.config.seed, self.positions(self.step, part), device)
+        with torch.autocast(device.type, dtype_of(precision), enabled=precision != "float32"), \
+                draws.decide_dropout(self.network):
+            return self.task.loss(self.computed, to_x_0(images), y, t, draws)
 
     def update(self) -> None:
         """The optimizer's step and the moving average's, from the gradients that were gathered."""
@@ -128,7 +134,7 @@ class Run:
         return losses[losses.isfinite()].mean().item()
 
     def validate(self) -> dict[str, float]:
-        """Validates the average, writes it as the last model, and as the best if it is."""
+        """Validates the average, writes it as the last model, and as the best if it is, and a preview."""
         metrics = self.task.validate(self.average, self.execution.processes)
         if not math.isfinite(metrics["loss"]):
             raise diverged("validation loss", metrics["loss"], self.step)
@@ -138,8 +144,15 @@ class Run:
         for name in ["last"] + ["best"] * better:
             self.execution.processes.first_does(
                 lambda: save_model(self.folder / name, self.model_config, self.average, about))
+        self.execution.processes.first_does(self.write_preview)
         self.validated, self.losses = self.step, []
         return metrics
+
+    def write_preview(self) -> None:
+        if self.task.preview:
+            picture = Image.fromarray(self.task.preview(self.average))
+            with atomic_write(self.folder / "previews" / f"step-{self.step:07d}.png") as temporary:
+                picture.save(temporary, format="PNG")
 
     def save(self) -> None:
         """Writes the state. Only the first process does."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from noisy_clf.errors import UserError
+from noisy_clf.errors import UserError, out_of_memory
 from noisy_clf.files import atomic_write
 
 STATES = "states"
@@ -44,11 +44,9 @@ def take_newest(folder: Path, take: Callable[[dict[str, Any]], None], talk: bool
     for path in states(folder):
         try:
             take(torch.load(path, map_location="cpu", weights_only=True))
-        except (MemoryError, torch.OutOfMemoryError):  # which say nothing against the file
-            raise
         except Exception as error:  # whatever a damaged or foreign file makes torch raise
-            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # the disk's; EINVAL is a file cut short
-                raise
+            if out_of_memory(error) or isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a file cut short
+                raise  # which says nothing against the file
             damaged.append(path)
             continue
         if damaged and talk:

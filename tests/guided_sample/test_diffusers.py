@@ -1,5 +1,6 @@
 """Folders of diffusers against diffusers itself, on small random networks: outputs, schedules, whole trajectories, refusals."""
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -14,10 +15,12 @@ from guided_sample.loaders.diffusers_folder import load_diffusers_folder
 from guided_sample.samplers.ddim import ddim
 from guided_sample.samplers.ddpm import ddpm
 from guided_sample.steps import steps
+from noisy_clf.checkpoints.by_name import denoiser_record
 from noisy_clf.checkpoints.model_folder import file_digest
 from noisy_clf.errors import UserError
 from noisy_clf.checkpoints.diffusers_scheduler import is_diffusers_folder
 from noisy_clf.schedule import NoiseSchedule
+from tests import commands, conftest
 from tests.reference import relative_error, with_drawn_weights
 from tests.seam import adm, run
 
@@ -311,11 +314,25 @@ def pristine(tmp_path_factory):
     (unet(act_fn="cleverness"), r"diffusers cannot build it \(.*cleverness"),
     (unet(norm_num_groups=7), r"diffusers cannot build it \("),
     (unet(block_out_channels=[32, 64, 64]), '"down_block_types" and "block_out_channels" must be lists of one entry for each'),
-    (unet(sample_size=[16, 32]), r'"sample_size" must be one number of pixels for both sides, a multiple of 2, not \[16, 32\]'),
+    (unet(sample_size=[16, 32]), r'"sample_size" must be one number of pixels .* a multiple of 2 up to 8192, not \[16, 32\]'),
     (unet(sample_size=None), '"sample_size" must be one number .* not null'),
-    (unet(sample_size=15), '"sample_size" must be one number .* a multiple of 2, not 15'),
-    (unet(num_class_embeds=0), '"num_class_embeds" must be a whole number of at least 1, not 0'),
-    (unet(in_channels="2"), '"in_channels" must be a whole number of at least 1, not "2"'),
+    (unet(sample_size=15), '"sample_size" must be one number .* a multiple of 2 up to 8192, not 15'),
+    (unet(num_class_embeds=0), '"num_class_embeds" must be a whole number from 1 to 1000000, not 0'),
+    (unet(in_channels="2"), '"in_channels" must be a whole number from 1 to 1024, not "2"'),
+    (unet(in_channels=10 ** 9), '"in_channels" must be a whole number from 1 to 1024, not 1000000000'),
+    (unet(sample_size=2 ** 20), '"sample_size" must be one number .* a multiple of 2 up to 8192, not 1048576'),
+    (unet(block_out_channels=[32, 2 ** 30]), '"block_out_channels" must be a whole number from 1 to 16384, not 1073741824'),
+    (unet(block_out_channels=[32, "64"]), '"block_out_channels" must be a whole number from 1 to 16384, not "64"'),
+    (unet(layers_per_block=10 ** 9), '"layers_per_block" must be a whole number from 1 to 64, not 1000000000'),
+    (unet(dropout="0.1"), "config.json: dropout must be a number, not '0.1'"),
+    (unet(dropout=math.nan), "config.json: dropout must be a number, not nan"),
+    (unet(norm_eps=None), "config.json: norm_eps must be a number, not None"),
+    (unet(flip_sin_to_cos="true"), "config.json: flip_sin_to_cos must be true or false, not 'true'"),
+    (unet(attention_head_dim=[8]), r"config.json: attention_head_dim must be a whole number or null, not \[8\]"),
+    (scheduler(num_train_timesteps=10 ** 9), '"num_train_timesteps" must be a whole number from 1 to 1000000, not 1000000000'),
+    (scheduler(num_train_timesteps=True), '"num_train_timesteps" must be a whole number from 1 to 1000000, not true'),
+    (scheduler(beta_end=math.nan), '"beta_end" must be a number between 0 and 1, not NaN'),
+    (scheduler(beta_start=True), '"beta_start" must be a number between 0 and 1, not true'),
     (unet(out_channels=4), "images of 2 channels with a fixed_small variance need 2 output channels, and the network has 4"),
     (unet(in_channels=4), "images of 4 channels with a fixed_small variance need 4 output channels, and the network has 2"),
     (scheduler(variance_type="learned_range"), "with a learned_range variance need 4 output channels, and the network has 2"),
@@ -329,7 +346,7 @@ def pristine(tmp_path_factory):
     (scheduler(beta_schedule="laplace"), '"beta_schedule" "laplace" is not supported; possible: linear, scaled_linear, si'),
     (scheduler(variance_type="huge"), '"variance_type" "huge" is not supported; possible: fixed_small, fixed_small_log'),
     (scheduler(beta_start=0), '"beta_start" must be a number between 0 and 1, not 0'),
-    (scheduler(num_train_timesteps=1000.0), '"num_train_timesteps" must be a whole number of at least 1, not 1000.0'),
+    (scheduler(num_train_timesteps=1000.0), '"num_train_timesteps" must be a whole number from 1 to 1000000, not 1000.0'),
     (scheduler(trained_betas=[0.1, 0.2]), '"trained_betas" must be 1000 numbers, one for each of "num_train_timesteps"'),
     (scheduler(trained_betas=[0.1, 0.0], num_train_timesteps=2), "alpha_bar must fall strictly"),
     (scheduler(thresholding=True), '"thresholding" is on, which is not supported'),
@@ -380,3 +397,18 @@ def test_images_that_are_not_clipped_may_have_any_clip_range(pristine):
     shutil.copytree(pristine, "model")
     scheduler(clip_sample=False, clip_sample_range=3.0)(Path("model"))
     assert load_diffusers_folder(Path("model")).denoiser.shape == (2, 16, 16)
+
+
+@pytest.mark.parametrize("arranged", [lambda folder: None, flat, flat_without_index])
+def test_a_classifier_knows_its_folder_of_diffusers_by_the_weights(arranged):
+    folder = stored("models/theirs")
+    arranged(folder)
+    loaded, record = load_model(folder), denoiser_record(folder)
+    assert record == {"name": "theirs", "digest": loaded.digest, "run": False}
+    for name, training in (("mine", {"schedule_from": record}), ("silent", {})):
+        conftest.stored(conftest.tiny_classifier(loaded.denoiser.schedule, image_size=16, in_channels=2),
+                        Path("models", name, "best"), training=training)
+    told = commands.run("--model", folder, "--dry-run", "--steps", 2, "--num-samples", 1)
+    assert told.exit_code == 0 and 'classifier = "models/mine"' in told.stdout, told.output
+    Path("models/mine").rename("elsewhere")
+    assert 'class = ["none"]' in commands.run("--model", folder, "--dry-run", "--steps", 2, "--num-samples", 1).stdout

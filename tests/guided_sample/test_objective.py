@@ -1,14 +1,14 @@
 """The losses that a denoiser learns from, against closed forms."""
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
 from guided_sample.denoiser import x0_from_eps
-from guided_sample.training.denoiser_task import bound_term, denoiser_task, gaussian_kl, pixel_log_prob, steps_from
+from guided_sample.training.denoiser_task import bound_term, denoiser_task, gaussian_kl, pixel_log_prob, steps_of
 from guided_sample.posterior import learned_log_variance
-from guided_sample.steps import step_table
 from noisy_clf.datasets import load_dataset
 from noisy_clf.datasets.images import to_x_0
 from noisy_clf.training.draws import Draws
@@ -25,7 +25,7 @@ def test_hybrid_loss_is_that_of_guided_diffusion():
     x_t = schedule.add_noise(x_0, t, eps)
     eps_hat, v = unet("legacy_order")(x_t, t).split(3, dim=1)
     torch.testing.assert_close((eps - eps_hat).square().flatten(1).mean(dim=1), expected["mse"], rtol=1e-5, atol=0)
-    step = steps_from(t, step_table(schedule, range(1000)))
+    step = steps_of(schedule)(t)
     term = bound_term(step, x_0, x_t, x0_from_eps(schedule, x_t, t, eps_hat), learned_log_variance(step, "learned_range", v))
     torch.testing.assert_close(term, expected["vb"], rtol=1e-5, atol=0)
 
@@ -51,7 +51,7 @@ def test_the_bounds_terms_vanish_where_the_reverse_step_is_exact():
     """With x_0 known and the posterior's own variance, KL(q || p) is 0 at every step but the last."""
     x_0 = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
     t = torch.tensor([0, 1, 40])
-    step = steps_from(t, step_table(SCHEDULE, range(50)))
+    step = steps_of(SCHEDULE)(t)
     x_t = SCHEDULE.add_noise(x_0, t, torch.ones_like(x_0))
     exact = learned_log_variance(step, "learned_range", -torch.ones_like(x_0))
     terms = bound_term(step, x_0, x_t, x_0, exact)
@@ -89,7 +89,7 @@ def test_hybrid_loss_teaches_eps_by_the_simple_loss_alone():
     output = denoiser.network(SCHEDULE.add_noise(x_0, t, eps), t)
     simple_gradient, = torch.autograd.grad((eps - output[:, :1]).square().mean(), last_bias)
     torch.testing.assert_close(hybrid_gradient[0], simple_gradient[0])
-    x_t, step = SCHEDULE.add_noise(x_0, t, eps), steps_from(t, step_table(SCHEDULE, range(50)))
+    x_t, step = SCHEDULE.add_noise(x_0, t, eps), steps_of(SCHEDULE)(t)
     log_variance = learned_log_variance(step, "learned_range", output[:, 1:])
     bound = 50 * bound_term(step, x_0, x_t, x0_from_eps(SCHEDULE, x_t, t, output[:, :1]), log_variance)  # a sum of 50 terms
     torch.testing.assert_close(hybrid, ((eps - output[:, :1]).square().flatten(1).mean(dim=1) + 0.001 * bound).mean())
@@ -100,3 +100,58 @@ def test_validation_is_the_same_each_time():
     data = load_dataset("digits", 8)
     task = denoiser_task(tiny_denoiser(), data)
     assert task.validate(task.network, Processes()) == task.validate(task.network, Processes())
+
+
+@pytest.mark.parametrize("variance", ["fixed_large", "learned", "learned_range"])
+@pytest.mark.parametrize("predicts", ["eps", "velocity", "x_0"])
+def test_the_loss_is_that_of_what_the_denoiser_predicts(predicts, variance):
+    """A network that knows x_0 and eps has no simple loss, and a bound that its variance alone makes."""
+    data = load_dataset("digits", 8)
+    outputs = 2 if variance.startswith("learned") else 1
+    denoiser = replace(tiny_denoiser(variance=variance, out_channels=outputs), predicts=predicts)
+    images, y = data.train.batch(torch.arange(16))
+    x_0, t, eps = to_x_0(images), 3 * torch.arange(16) + 1, draws(16).noise_like(to_x_0(images))
+    exact = denoiser.target(x_0, t, eps)
+    v = torch.full_like(x_0, -0.5)
+    knowing = Exact(lambda x_t, t, y: torch.cat([exact, v], dim=1)[:, :outputs])
+    losses = denoiser_task(denoiser, data).loss(knowing, x_0, y, t, draws(16))
+    x_t, expected = SCHEDULE.add_noise(x_0, t, eps), torch.zeros(16)
+    if outputs == 2:
+        step = steps_of(SCHEDULE)(t)
+        expected = 0.001 * 50 * bound_term(step, x_0, x_t, x_0, learned_log_variance(step, variance, v))
+    torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(replace(denoiser, network=knowing)(x_t, t).x0_hat, x_0, rtol=0, atol=1e-4)
+
+
+def test_the_loss_tells_the_network_its_rescaled_t():
+    told = []
+    denoiser = replace(tiny_denoiser(variance="fixed_small", out_channels=1), rescaled_t=True)
+    network = Exact(lambda x_t, t, y: told.append(t) or x_t)
+    denoiser_task(denoiser, load_dataset("digits", 8)).loss(
+        network, torch.zeros(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64), torch.tensor([0, 1, 49]), draws(3))
+    assert told[0].tolist() == [0, 20, 980]  # 1000 t / T
+
+
+def test_dropped_labels_are_of_the_null_class():
+    names = ("a", "b", "c")
+    denoiser = replace(tiny_denoiser(class_names=names, variance="fixed_small", out_channels=1), null_class=True)
+    shown = []
+    network = Exact(lambda x_t, t, y: shown.append(y) or x_t)
+    task = denoiser_task(denoiser, load_dataset("digits", 8), drop_labels=0.2)
+    y, t = torch.arange(2000) % 3, torch.zeros(2000, dtype=torch.int64)
+    task.loss(network, torch.zeros(2000, 1, 8, 8), y, t, draws(2000))
+    dropped = shown[0] == 3
+    assert 0.17 < dropped.float().mean() < 0.23 and (shown[0] == y)[~dropped].all()
+    task.loss(network, torch.zeros(100, 1, 8, 8), y[500:600], t[:100], Draws(0, range(500, 600), torch.device("cpu")))
+    assert shown[1].equal(shown[0][500:600])  # whatever the batch
+    assert task.options == {"drop_labels": 0.2} and task.model_config["null_class"] is True
+
+
+def test_tables_go_to_the_device_once(monkeypatch):
+    task = denoiser_task(tiny_denoiser(), load_dataset("digits", 8))
+    made, from_numpy = [], torch.from_numpy
+    monkeypatch.setattr(torch, "from_numpy", lambda array: made.append(array.shape) or from_numpy(array))
+    for _ in range(3):
+        with torch.no_grad():
+            task.loss(task.network, torch.zeros(2, 1, 8, 8), torch.zeros(2), torch.tensor([0, 7]), draws(2))
+    assert made.count((50,)) == 9 and made.count((2, 50)) <= 1  # a Step's nine, and the schedule's two

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from guided_sample.folder import lettered
 from guided_sample.guides.classifier import log_prob
 from guided_sample.plan import to_pixels
 from tests.commands import assert_refused, run, sample
@@ -24,7 +25,7 @@ def test_a_runs_folder(denoiser_folder):
     assert images.shape == (6, 8, 8, 1) and images.dtype == np.uint8 and labels.tolist() == [1, 0] * 3
     for index in range(6):
         assert np.array_equal(np.asarray(Image.open(out / f"{index:06d}.png")), images[index, :, :, 0])
-    assert Image.open(out / "grid.png").size == (2 * 68 + 4, 3 * 68 + 4)  # a column for each class
+    assert Image.open(out / "grid.png").size == (2 * 68 + 4, 20 + 3 * 68 + 4)  # a column for each class, below its name
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["request"]["scale"] == 2.0 and manifest["request"]["steps"] == "5"
     assert len(manifest["digests"]["model"]) == 64 and manifest["num_samples"] == 6
@@ -97,6 +98,34 @@ def test_colour_images():
     assert np.array_equal(np.asarray(Image.open("out/grid.png"))[4:68:8, 4:68:8], images[0])
 
 
+def test_the_grid_names_the_class_of_each_column():
+    names = ("Küken", "a class with a long name", "ox")
+    stored(tiny_classifier(names=names), Path("guides"))
+    model = stored(tiny_denoiser(), Path("model"))
+    arguments = ["--model", model, "--classifier", "guides", "--scale", 1, "--steps", 2, "--no-check"]
+    for out, more in (("out", ["--class", "2,1", "--num-samples", 5]), ("one", ["--class", "2,0,1", "--num-samples", 1]),
+                      ("two", ["--class", "2,0,1", "--num-samples", 2]), ("random", ["--class", "random"]),
+                      ("none", ["--class", 2])):
+        assert run(*arguments, *more, "--out", out).exit_code == 0
+    sheet = np.asarray(Image.open("out/grid.png"))
+    assert sheet.shape == (20 + 3 * 68 + 4, 2 * 68 + 4)
+    for left, heading in ((4, "ox"), (72, names[1])):
+        assert np.array_equal(sheet[4:20, left:left + 64], lettered(heading, 64, 16))
+    assert np.array_equal(sheet[24:88:8, 72:136:8], np.asarray(Image.open("out/000001.png")))
+    second = np.asarray(Image.open("two/grid.png"))[4:20, 72:136]
+    assert np.array_equal(second, lettered("0", 64, 16))  # its number: the font has no such letter
+    assert Image.open("one/grid.png").size == (72, 92) and Image.open("random/grid.png").size == (276, 276)
+    assert Image.open("none/grid.png").size == (276, 276)  # all of one class
+
+
+def test_a_long_heading_is_shortened():
+    whole, shortened = (lettered("a class with a long name", width, 16) for width in (200, 64))
+    left = (whole != 96).any(axis=0).argmax()
+    inked = (shortened != 96).any(axis=0).nonzero()[0]
+    assert 0 < inked[0] and inked[-1] < 63 and inked[-1] - inked[0] > 40
+    assert np.array_equal(whole[:, left:left + 30], shortened[:, inked[0]:inked[0] + 30])  # the same letters
+
+
 def test_random_labels_repeat_with_the_seed(denoiser_folder):
     for out in ("a", "b"):
         assert run("--model", denoiser_folder, "--num-samples", 12, "--out", out, "--class", "random").exit_code == 0
@@ -132,3 +161,11 @@ def test_a_picture_that_was_replaced_is_told(denoiser_folder):
                    "000002.png is no picture of 8 x 8 pixels and 1 channels, as it was drawn; remove it")
     (out / "000002.png").unlink()
     assert run("--model", denoiser_folder, "--num-samples", 7, "--out", "out", "--class", "1").exit_code == 0
+
+
+def test_a_seed_of_more_than_32_bits_repeats_no_image_of_a_smaller_one(denoiser_folder):
+    small = np.load(sample(denoiser_folder, "--class", "none") / "samples.npz")["arr_0"]
+    result = run("--model", denoiser_folder, "--class", "none", "--num-samples", 2, "--seed", 2 ** 32, "--out", "x")
+    assert result.exit_code == 0, result.output
+    large = np.load("x/samples.npz")["arr_0"]
+    assert all((one != other).mean() > 0.5 for one in large for other in small)

@@ -6,7 +6,7 @@ import torch
 
 from guided_sample.posterior import learned_log_variance, posterior_mean, reverse_variance
 from guided_sample.steps import step_table, steps
-from guided_sample.training.denoiser_task import steps_from
+from guided_sample.training.denoiser_task import steps_of
 from noisy_clf.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule.named("cosine", 100)
@@ -35,7 +35,7 @@ def test_last_step_is_x_0_itself_with_the_clipped_variance_of_the_step_before():
 
 
 def test_a_batch_of_steps_reads_the_table():
-    batch = steps_from(torch.tensor([0, 57]), step_table(SCHEDULE, range(100)))
+    batch = steps_of(SCHEDULE)(torch.tensor([0, 57]))
     assert batch.beta.shape == (2, 1, 1, 1) and batch.beta.dtype == torch.float32
     assert batch.beta.flatten().tolist() == pytest.approx(SCHEDULE.betas[[0, 57]].tolist(), rel=1e-6)
 

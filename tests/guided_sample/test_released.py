@@ -180,7 +180,7 @@ def test_a_class_by_word_id_and_number_is_one():
     ("1000", ["there is no class 1000; the classes are 0 to 999."]),
     ("n02099602", ["no class 'n02099602'; did you mean n02099"]),
     ("qqqqqq", ["no class 'qqqqqq'; the classes are 0 to 999, tench to toilet tissue."]),
-    ("", ["no class ''; the classes are 0 to 999"])])
+    ("", ["--class is empty; give it a value, or leave it out."])])
 def test_a_class_that_is_not_there_or_is_two(text: str, words: list[str]):
     assert_refused(run("--class", text, "--out", "out", *FEW), *words)
     assert not Path("out").exists()

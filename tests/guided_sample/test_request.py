@@ -21,7 +21,7 @@ if __import__("sys").version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-RUN_ONLY = {"request", "dry_run", "batch_size", "out", "device", "check", "list_models", "clip", "help"}
+RUN_ONLY = {"request", "dry_run", "batch_size", "share", "out", "device", "check", "list_models", "clip", "help"}
 FLAGS = ["--class", "pear", "--class", "0", "--scale", "3.5", "--sampler", "ddim", "--steps", "ddim5", "--eta", "0.5",
          "--no-clip", "--num-samples", "4", "--seed", "9"]
 VALUES = {"class": ["pear", 0], "scale": 3.5, "sampler": "ddim", "steps": "ddim5", "eta": 0.5, "threshold": "none",

@@ -36,7 +36,7 @@ def test_stopped_and_run_again_equals_uninterrupted(denoiser_folder, monkeypatch
         patch.setattr(Image.Image, "save", fail_at_the_fourth)
         assert_refused(run(*again), message)
     assert sorted(path.name for path in Path("out").glob("*.png")) == ["000000.png", "000001.png", "000002.png"]
-    assert not list(Path("out").glob(".*"))
+    assert not list(Path("out").glob(".*.tmp"))
     result = run(*again)
     assert result.exit_code == 0 and "3/3" in result.output, result.output
     assert contents(Path("out")) == whole
@@ -52,7 +52,7 @@ def test_killed_and_run_again_equals_uninterrupted(denoiser_folder):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    with open("out/samples.jsonl", "a") as file:
+    with open("out/samples.1-of-1.jsonl", "a") as file:
         file.write('{"index": 11, "cla')  # torn
     assert run(*arguments, "out").exit_code == 0
     assert contents(Path("out")) == contents(Path("whole"))
@@ -64,8 +64,9 @@ def test_more_samples_are_added_and_the_old_ones_stay(denoiser_folder):
     result = run("--model", denoiser_folder, "--num-samples", 9, "--out", "out")
     assert result.exit_code == 0 and "3/3" in result.output
     assert len(np.load("out/samples.npz")["arr_0"]) == 9 and (out / "000005.png").stat().st_mtime_ns == before
-    assert run("--model", denoiser_folder, "--num-samples", 2, "--out", "out").exit_code == 0  # fewer: none is lost
-    assert len(np.load("out/samples.npz")["arr_0"]) == 2
+    whole = contents(out)
+    fewer = run("--model", denoiser_folder, "--num-samples", 2, "--out", "out")
+    assert "9 images in out, of which 2 were asked for: look at out/grid.png" in fewer.output and contents(out) == whole
     assert "0/0" in run("--model", denoiser_folder, "--num-samples", 9, "--out", "out").output
 
 
@@ -84,6 +85,8 @@ def test_what_is_no_line_of_a_sample_is_passed_over(denoiser_folder):
     before = contents(sample(denoiser_folder))
     with open("out/samples.jsonl", "ab") as file:
         file.write(b'3\n[]\nnull\n{}\n{"index": "a", "class": 0}\n{"index": 1}\n{"index": 2, "class": "x"}\n\xff\x00\n')
+        file.write(b'{"index": 1, "class": 2}\n{"index": 1, "class": true}\n{"index": 2, "class": null}\n')  # others' classes
+        file.write(b"[" * 100_000)
     result = run("--model", denoiser_folder, "--num-samples", 6, "--out", "out")
     assert result.exit_code == 0 and "0/0" in result.output, result.output
     assert contents(Path("out")) == before

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+import guided_sample.run
 from guided_sample.denoiser import unet_denoiser
 from guided_sample.loaders import load_model
 from guided_sample.plan import Plan, to_pixels
@@ -149,6 +150,17 @@ def test_large_images_do_not_depend_on_the_batch_size():
     whole = contents(drawn("--num-samples", 5, "--batch-size", 5))
     shutil.rmtree("out")
     assert contents(drawn("--num-samples", 5, "--batch-size", 2)) == whole
+
+
+@pytest.mark.parametrize("sizes", [{8: 4, 16: 3}, {8: 2, 16: 2}, {8: 3, 16: 5}])
+def test_shares_enlarge_what_they_have_drawn(sizes: dict[int, int], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(guided_sample.run, "default_batch", sizes.__getitem__)
+    whole = [contents(folder) for folder in (drawn("--num-samples", 9), Path("out"))]
+    shutil.rmtree("out")
+    for number in (3, 1, 2):
+        assert not Path("out/upsampled/grid.png").exists()
+        drawn("--num-samples", 9, "--shard", f"{number}/3")
+    assert [contents(folder) for folder in (LARGE, Path("out"))] == whole
 
 
 @pytest.mark.parametrize("stage, message", [(1, "stopped with 2 of 5 images finished in out;"),
@@ -294,3 +306,12 @@ def test_dry_run_tells_of_both_stages():
     assert 'upsample = "imagenet64-256"\nupsample_steps = "ddim2"\n' in result.output
     assert "# imagenet64: 4 steps of 2 samples in batches of 2: 8 evaluations of the denoiser" in result.output
     assert "# imagenet64-256: 2 steps of 2 samples in batches of 2: 4 evaluations of the denoiser\n" in result.output
+
+
+def test_either_stage_is_warned_about_where_its_steps_never_reach_the_noise():
+    steps = ["--sampler", "ddim", "--steps", "ddim25", "--num-samples", 2, "--dry-run"]
+    usual = run("--model", "imagenet64", "--upsample", *steps)
+    assert usual.exit_code == 0 and usual.stderr == "", usual.output
+    result = run("--model", "imagenet64", "--upsample", *steps, "--upsample-steps", "ddim2")
+    assert result.stderr.startswith("Warning: --upsample-steps ddim2 keeps no t above 500 of 0 to 999: x_t is 28% image there")
+    assert result.stderr.count("Warning") == 1 and result.stderr.endswith("; try --upsample-steps ddim25.\n")

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from noisy_clf import files
 from noisy_clf.errors import UserError
-from noisy_clf.files import atomic_write, claim_folder, defaults_of, differences, read_json, versions, write_json
+from noisy_clf.files import atomic_write, claim_folder, defaults_of, differences, read_json, read_table, versions, write_json
 from tests.noisy_clf.conftest import snapshot
 
 
@@ -125,3 +128,58 @@ class Settings:
 
 def test_defaults_are_those_of_the_fields_that_have_one() -> None:
     assert defaults_of(Settings) == {"mult": (1, 2), "pool": None}
+
+
+DEEP = {"lists": "[" * 100_000 + "]" * 100_000, "objects": '{"a":' * 90 + "1" + "}" * 90, "torn": '{"a":' * 100_000,
+        "in an object": '{"kind": ' + "[" * 400 + "]" * 400 + "}"}
+
+
+@pytest.mark.parametrize("text", DEEP.values(), ids=DEEP.keys())
+def test_json_that_is_nested_too_deeply_is_refused(path: Path, text: str) -> None:
+    path.write_text(text)
+    with pytest.raises(UserError, match="/file cannot be read as JSON .*too deeply"):
+        read_json(path)
+    with pytest.raises(UserError, match=r"cannot be read as JSON \(it is nested too deeply\); write it like this: {}, or"):
+        read_table(path.rename(path.with_suffix(".json")), "", "{}")
+
+
+DOTTED = ".".join("a" * 400)
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 5000 + "]" * 5000, f"{DOTTED} = 1", f"[{DOTTED}]"])
+def test_toml_that_is_nested_too_deeply_is_refused(path: Path, text: str) -> None:
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"cannot be read as TOML \(.*\); write it like this: a = 1, or"):
+        read_table(path, "a = 1", "{}")
+
+
+def test_a_record_that_cannot_be_read_is_told_with_a_way_out(tmp_path: Path) -> None:
+    (tmp_path / "options.json").write_text('{"options": ')
+    with pytest.raises(UserError, match=r"cannot be read as JSON \(.*\); choose another --out, or remove that folder\."):
+        claim_folder(tmp_path / "options.json", {"seed": 0})
+
+
+class FullDisk(io.RawIOBase):
+    """A file on a disk with little left. What is written through a buffer fails later, behind another's back."""
+
+    def __init__(self) -> None:
+        self.left = 10_000
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        self.left -= len(content)
+        if self.left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return len(content)
+
+
+def test_torch_tells_of_a_full_disk_as_of_something_else_and_it_is_told_all_the_same(path: Path) -> None:
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        torch.save({"weight": torch.zeros(10_000)}, io.BufferedWriter(FullDisk()))
+    with pytest.raises(UserError, match="the disk is full: .*/file could not be written; free some space and run the same"):
+        with atomic_write(path) as temporary:
+            temporary.touch()
+            torch.save({"weight": torch.zeros(10_000)}, io.BufferedWriter(FullDisk()))
+    assert snapshot(path.parent) == {"file": b"old"}

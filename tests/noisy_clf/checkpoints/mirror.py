@@ -29,9 +29,9 @@ START = CONTENT[:1000]
 class Mirror(ThreadingHTTPServer):
     """Serves `content` with Range and If-Range, but for what `always`, and the next of `steps`, say:
 
-    status: this reply; mute: none at all; tags: headers; cut: the connection ends after so many bytes; reset: rudely; hold:
-    when the test lets go; ranges, if_range: False where the server does not know these; length: another one, or None for none;
-    chunked; sent: another Content-Range.
+    status: this reply; slow: byte by byte; mute: none at all; tags: headers; cut: the connection ends after so many bytes;
+    reset: rudely; hold: when the test lets go; ranges, if_range: False where the server does not know these; length: another,
+    or None for none; chunked; sent: another Content-Range.
     """
 
     daemon_threads = True
@@ -88,7 +88,12 @@ class Handler(BaseHTTPRequestHandler):
         part = body[:step.get("cut")]
         if step.get("chunked"):
             part = b"%x\r\n%s\r\n" % (len(part), part) + (b"0\r\n\r\n" if "cut" not in step else b"")
-        self.wfile.write(part)
+        for i in range(len(part)) if step.get("slow") else ():
+            self.wfile.write(part[i:i + 1])
+            if mirror.let_go.wait(0.01):
+                break
+        else:
+            self.wfile.write(b"" if step.get("slow") else part)
         if step.get("hold"):
             mirror.let_go.wait(5)
         if step.get("reset"):

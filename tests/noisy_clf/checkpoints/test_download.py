@@ -298,3 +298,29 @@ def test_it_gets_its_name_only_when_it_is_on_the_disk(cache: Path, mirror: Mirro
     monkeypatch.setattr(os, "replace", recorded(os.replace, lambda old, new: Path(new).name))
     obtain(FILE)
     assert calls[-2:] == [len(CONTENT), FILE]
+
+
+@pytest.mark.parametrize("kind", [{"slow": True}, {"cut": 1}], ids=["one connection", "many"])
+def test_a_server_that_sends_a_byte_at_a_time_is_given_up(
+        kind: dict, cache: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "MINUTE", 0.4)
+    mirror.always |= kind
+    with refused(f"{mirror.url}/{FILE} could not be downloaded (only ", "B came in 0 seconds, so that it would never end; try",
+                 "B of 300kB are in", "the same command goes on from there"):
+        obtain(FILE)
+    come = (cache / f"{FILE}.part").read_bytes()
+    assert 0 < len(come) < 1000 and CONTENT.startswith(come)
+    mirror.always = {"tags": V1}
+    obtain(FILE)
+    assert_whole(cache)
+    assert mirror.ranges[-1] == f"bytes={len(come)}-"
+
+
+def test_a_slow_server_that_gets_on_is_waited_for(cache: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "MINUTE", 0.5)
+    monkeypatch.setattr(download, "LEAST", 5)
+    mirror.content = CONTENT[:100]
+    mirror.always |= {"slow": True}
+    obtain(FILE)
+    assert_whole(cache, CONTENT[:100])
+    assert len(mirror.seen) == 1

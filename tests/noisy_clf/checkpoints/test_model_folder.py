@@ -151,7 +151,7 @@ def test_a_foreign_or_damaged_config_is_refused(model: Path, text: str, sentence
     ({"class_names": 10}, "class_names"),
     ({"schedule": {"name": "sigmoid", "T": 10}}, "unknown noise schedule 'sigmoid'"),
     ({"schedule": {"name": "linear"}}, "config.json: the schedule cannot be read"),
-    ({"schedule": {"alpha_bar": ["a"]}}, "config.json: the schedule cannot be read"),
+    ({"schedule": {"alpha_bar": ["a"]}}, "config.json: schedule.alpha_bar must be a list of numbers, not"),
     ({"schedule": {"alpha_bar": [0.5, 0.9]}}, "alpha_bar must fall strictly")])
 def test_a_config_of_something_else_is_refused(model: Path, changes: dict[str, Any], sentence: str) -> None:
     rewrite_config(model, **changes)

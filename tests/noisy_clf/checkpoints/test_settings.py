@@ -149,7 +149,7 @@ def test_settings_in_python_are_checked_as_those_of_a_file_are():
     ("null", "settings.json", "holds a NoneType"),
     ("{", "settings.json", "cannot be read as JSON ("),
     ("", "settings.json", "cannot be read as JSON ("),
-    ("[" * 100_000, "settings.json", "cannot be read as JSON (maximum recursion"),
+    ("[" * 100_000, "settings.json", "cannot be read as JSON (it is nested too deeply)"),
     ("T = 50\nheads 4", "settings.toml", "cannot be read as TOML (Expected '='"),
     (json.dumps(WHOLE), "settings.toml", "end its name in .json if it is of that kind."),
     ("T = 50", "settings.json", "end its name in .toml if it is of that kind."),

@@ -128,8 +128,7 @@ def optimizer_state() -> dict[str, Any]:
 
 @pytest.mark.parametrize("content, words", [
     (optimizer_state(), "is an optimizer's state (opt*.pt); give the model beside it"),
-    ({"model": TENSORS, "step": 3}, "is not a bare state dict (its model, step are no tensors); save the model's state_dict()"),
-    ({"state_dict": TENSORS}, "(its state_dict is no tensor)"),
+    ({"arguments": {"lr": 1}, "step": 3}, "is not a bare state dict (its arguments, step are no tensors); save the"),
     ({**TENSORS, "step": 3}, "(its step is no tensor)"),
     ([torch.zeros(2)], "holds something else (list)"),
     (torch.zeros(2), "holds something else (Tensor)"),
@@ -185,8 +184,8 @@ def test_a_safetensors_file_whose_header_begins_like_a_web_page() -> None:
     assert path.read_bytes()[:2] == b" <" and the_same(read_tensors(path))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int32])
-def test_every_tensor_becomes_float32(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_every_floating_point_tensor_becomes_float32(dtype: torch.dtype) -> None:
     values = torch.tensor([-2.0, 0.0, 3.0])
     assert_close(read_tensors(stored({"weight": values.to(dtype)}))["weight"], values)
 
@@ -225,3 +224,23 @@ def test_a_network_is_given_the_tensors_themselves_and_is_frozen() -> None:
     assert not network.training and not any(parameter.requires_grad for parameter in network.parameters())
     with pytest.raises(UserError, match="x.pt does not fit its configuration: 1 missing tensor, such as bias"):
         give_tensors(network, Path("x.pt"), {"weight": tensors["weight"]})
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool])
+def test_weights_of_whole_numbers_are_refused_by_name(dtype: torch.dtype, name: str) -> None:
+    tensors = {"weight": torch.ones(4, 3), "bias": torch.ones(4).to(dtype)}
+    torch.save(tensors, name) if name.endswith(".pt") else save_file(tensors, name)
+    with pytest.raises(UserError, match=f"^{name}: bias is of {dtype}, and weights are floating point numbers; save"):
+        give_tensors(nn.Linear(3, 4, device="meta"), Path(name), read_tensors(Path(name)))
+
+
+def test_a_count_of_batches_is_a_whole_number_and_stays_one() -> None:
+    network = nn.BatchNorm1d(3)
+    give_tensors(network, Path("x.pt"), read_tensors(stored(network.state_dict())))
+    assert network.num_batches_tracked.dtype == torch.int64
+
+
+def test_a_float_that_torch_cannot_read_is_named() -> None:
+    odd = torch.zeros(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    assert "weight is of torch.float4_e2m1fn_x2, which cannot be read; save" in refused(stored({"weight": odd}))

@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from noisy_clf.checkpoints.model_folder import file_digest
 from noisy_clf.loaders import load_classifier
 from noisy_clf.cli.train import train_noisy_clf
 from noisy_clf.datasets.digits import digits
 from noisy_clf.schedule import NoiseSchedule
+from noisy_clf.training.run import Run
 from tests.commands import assert_refused, invoke
+from tests.conftest import stored, tiny_denoiser
 from tests.noisy_clf.conftest import TINY_FLAGS
 
 FLAGS = [*TINY_FLAGS, "--iterations=2", "--T=40"]
@@ -62,6 +66,33 @@ def test_schedule_from_takes_the_denoisers_schedule(tmp_path: Path, schedule: No
     assert load_classifier(tmp_path / "run").schedule.to_config() == schedule.to_config()
 
 
+def record_of(run: Path, model: str = "best") -> dict[str, Any]:
+    return json.loads((run / model / "config.json").read_text())["training"].get("schedule_from")
+
+
+def test_the_denoiser_is_recorded_by_name_and_weights_and_may_move_on(tmp_path: Path) -> None:
+    denoiser, out = tmp_path / "photos-ddpm", tmp_path / "run"
+    stored(tiny_denoiser(), denoiser / "best")
+    command = [train_noisy_clf, *TINY_FLAGS, "--iterations=4", "--validate-every=2", "--save-every=2", f"--out={out}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "finished", property(lambda run: run.validated == 2))  # as if it was stopped there
+        invoke(*command, f"--schedule-from={denoiser}")
+    first = {"name": "photos-ddpm", "digest": file_digest(denoiser / "best/model.safetensors"), "run": True}
+    assert record_of(out) == first and str(tmp_path) not in (out / "best/config.json").read_text()
+    moved_on = tiny_denoiser()
+    moved_on.network.out[2].bias.data += 1
+    stored(moved_on, denoiser / "best")
+    result = invoke(*command, f"--schedule-from={denoiser}")
+    assert result.exit_code == 0 and "2/4 [00:00<?" in result.output, result.output
+    assert record_of(out, "last") == first | {"digest": file_digest(denoiser / "best/model.safetensors")} != first
+    result = invoke(*command, "--noise-schedule=cosine", "--T=50")  # the same schedule: the same run
+    assert result.exit_code == 0 and "is finished" in result.output, result.output
+
+
+def test_without_schedule_from_no_denoiser_is_recorded(run: Path) -> None:
+    assert record_of(run) is None
+
+
 @pytest.mark.parametrize("flag", ["--noise-schedule=linear", "--T=100", "--T=0"])
 def test_schedule_from_with_a_schedule_is_refused(tmp_path: Path, flag: str) -> None:
     denoiser = denoisers_folder(tmp_path / "denoiser", NoiseSchedule.named("linear", 60))
@@ -92,7 +123,7 @@ def test_help_has_examples_on_lines_of_their_own() -> None:
     ("--channel-mult=", "level"),
     ("--channel-mult=nan", "channel"),
     ("--channel-mult=0.5", "a level 16 channels wide cannot be normalised in 32 groups"),
-    ("--res-blocks=0 --channel-mult=1,2", "at least 1, not 0"),
+    ("--res-blocks=0 --channel-mult=1,2", "from 1 to 64, not 0"),
     ("--head-channels=-32", "not -32"),
     ("--dropout=2", "dropout"),
     ("--device=cuda:7", "device 'cuda:7' is not there; this machine has: cpu"),
@@ -127,3 +158,10 @@ def test_training_refuses_to_write_into_a_file(tmp_path: Path) -> None:
     result = invoke(train_noisy_clf, *FLAGS, f"--out={tmp_path / 'file'}")
     assert_refused(result, f"{tmp_path / 'file'}")
     assert ".tmp" not in result.output and (tmp_path / "file").read_text() == "mine"
+
+
+def test_no_attention_at_all_may_be_asked_for_but_no_other_flag_is_empty() -> None:
+    result = invoke(train_noisy_clf, *FLAGS, "--iterations=1", "--attention-at", "", "--out=run")
+    assert result.exit_code == 0, result.output
+    for flag in ("--dataset", "--out", "--arch", "--schedule-from", "--data"):
+        assert_refused(invoke(train_noisy_clf, f"{flag}="), f"{flag} is empty; give it a value, or leave it out.")

@@ -7,6 +7,7 @@ import mmap
 import multiprocessing
 import os
 import pickle
+import zipfile
 import random
 import shutil
 import signal
@@ -469,3 +470,41 @@ def test_a_folder_that_cannot_be_written_to_is_told(files: None, monkeypatch: py
 def test_a_file_in_the_arrays_place_is_told(files: None) -> None:
     CONVERTED.write_text("")
     refused("data/converted-32: File exists")
+
+
+def npy(shape: tuple[int, ...], descr: str = "|u1", held: bytes = bytes(30)) -> bytes:
+    """An array's file, whatever its header says of what it holds."""
+    text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + held
+
+
+@pytest.mark.parametrize("data", [
+    npy((10 ** 12, 3072)), npy((2 ** 40, 2 ** 40)), npy((-1, 3072)), npy((-5, -3072), held=bytes(5 * 3072)), npy((15, 3072)),
+    npy((0, 3072)), npy((10 ** 30,)), npy((15,), "|O"), npy((3,), "<U10"), npy((3,), "|V10"), b"\x93NUMPY\x07\x00", b"text"])
+def test_an_npz_whose_header_lies_is_told_before_memory_is_asked_for(data: bytes) -> None:
+    write_all("{}.npz".format)
+    with zipfile.ZipFile(FOLDER / "val_data.npz", "w") as archive:
+        archive.writestr("data.npy", data)
+        archive.writestr("labels.npy", npy((15,), held=bytes(15)))
+    refused("val_data.npz is not a whole file", "copy or download it again")
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda held: held.replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"),  # encrypted
+    lambda held: held.replace(b"PK\1\2\x14\3\x14\0\0\0\0", b"PK\1\2\x14\3\x14\0\0\0c"),  # compressed in no known way
+    lambda held: held.replace(b"data.npy", b"data.txt")])
+def test_an_archive_that_zipfile_stumbles_over_is_told(spoil: Callable[[bytes], bytes]) -> None:
+    write_all("{}.npz".format)
+    path = FOLDER / "val_data.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data.npy", npy((1, 3072), held=bytes(3072)))
+        archive.writestr("labels.npy", npy((1,), held=b"1"))
+    path.write_bytes(spoil(path.read_bytes()))
+    refused("val_data.npz is not a whole file")
+
+
+@pytest.mark.parametrize("shape", [(10 ** 12, 3, 32, 32), (-1, 3, 32, 32), (2 ** 70, 1), (2 ** 40, 2 ** 40)])
+def test_a_converted_array_whose_header_lies_is_told(files: None, shape: tuple[int, ...]) -> None:
+    load()
+    (CONVERTED / "val_images.npy").write_bytes(npy(shape))
+    refused("is damaged (val_images.npy is ")

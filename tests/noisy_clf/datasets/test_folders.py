@@ -134,7 +134,7 @@ def test_a_very_deep_folder_is_searched_to_its_end() -> None:
     (["1.png"], "data has no class folders"),
     (["train/1.png", "val/2.png"], "data/train has no class folders"),
     (["train/a/1.png", "train/b/1.png", "val/2.png"], "data/val has no class folders"),
-    (["a/1.png"], "data has one class only, a; a classifier needs two or more"),
+    (["a/1.png"], "data has one class only, a; there must be two or more"),
     (["a/1.png", "b/2.png"], "data has no image to validate on that can be used"),
     (["a/1.png", "a/2.png", "b\n/3.png"], r"a name that cannot be printed, b\\n; rename it"),
 ])

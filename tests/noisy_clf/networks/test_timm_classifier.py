@@ -290,10 +290,10 @@ def test_it_is_made_on_the_cpu_whatever_the_default_device() -> None:
     ({"name": ""}, "timm has no model ''"), ({"name": 5}, "timm has no model '5'"),
     ({"name": "hf-hub:timm/resnet18"}, "timm has no model 'hf-hub:timm/resnet18'"),
     ({"name": "resnet18.none"}, "resnet18 has no weights 'none'; there are: .*a1_in1k"),
-    ({"image_size": 0}, "image_size must be a whole number of at least 1, not 0"),
+    ({"image_size": 0}, "image_size must be a whole number from 1 to 8192, not 0"),
     ({"image_size": True}, "image_size must be a whole number"),
-    ({"input_size": 0}, "input_size must be a whole number of at least 1, not 0"),
-    ({"num_classes": "5"}, "num_classes must be a whole number of at least 1, not '5'"),
+    ({"input_size": 0}, "input_size must be a whole number from 1 to 8192, not 0"),
+    ({"num_classes": "5"}, "num_classes must be a whole number from 1 to 1000000, not '5'"),
     ({"batch_norm": "sync"}, "unknown batch_norm 'sync'; there are: frozen, group"),
     ({"dropout": 1.0}, "dropout must be at least 0 and below 1, not 1.0"),
     ({"mean": (0.5,)}, "mean has 1 values for 3 channels"), ({"std": (1, 1, 0)}, "std must be positive numbers")])

@@ -75,12 +75,35 @@ def test_sigterm_to_torchrun_saves_and_one_process_may_go_on(alone: Path, tmp_pa
     assert largest_difference(alone, tmp_path) < 2e-5
 
 
-def test_a_mistake_is_told_by_the_first_process_and_ends_the_others_without_a_traceback(alone: Path) -> None:
+def test_a_mistake_is_told_by_the_first_process_alone_without_a_traceback(alone: Path) -> None:
     process = torchrun(2, f"--out={alone}", "--lr=0.1", wait=False)
     output, _ = process.communicate(timeout=100)
-    assert process.returncode != 0 and "Error: " in output and "training.lr 0.0006 there, 0.1 now" in output, output
-    assert "Error: the first process could not go on; its message tells why." in output
+    told = [line for line in output.splitlines() if line.startswith("Error: ")]
+    assert process.returncode != 0 and len(told) == 1 and "training.lr 0.0006 there, 0.1 now" in told[0], output
     assert "]: Traceback" not in output
+
+
+def test_a_mistake_of_one_process_alone_is_told_and_what_it_brings_about_is_not(tmp_path: Path) -> None:
+    script = tmp_path / "one_fails.py"
+    script.write_text("""
+import os
+from noisy_clf.cli.train import train_noisy_clf
+from noisy_clf.errors import UserError
+from noisy_clf.training.run import Run
+step = Run.train_step
+def fail(run, *batch):
+    if run.step == 2 and os.environ["RANK"] == "1":
+        raise UserError("the second process alone has failed.")
+    return step(run, *batch)
+Run.train_step = fail
+train_noisy_clf()
+""")
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script),
+                           *FLAGS, f"--out={tmp_path / 'run'}"], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=200)
+    told = [line for line in done.stdout.splitlines() if line.startswith("Error: ")]
+    assert done.returncode != 0 and told == ["Error: the second process alone has failed."], done.stdout
+    assert "]: Traceback" not in done.stdout
 
 
 @pytest.mark.parametrize("total, count, multiple", [(10, 3, 1), (10, 3, 2), (7, 7, 1), (1024, 8, 2), (5, 1, 1), (11, 4, 2)])
