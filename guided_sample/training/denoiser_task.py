@@ -81,6 +81,7 @@ def denoiser_task(denoiser: Denoiser, data: Dataset, drop_labels: float = 0.0) -
         return {"loss": total.item() / (count * len(LEVELS))}
 
     return Task(denoiser.network, T, loss, validate, denoiser.config(), previewed(denoiser),
+                channels_last=denoiser.image_size >= 64,  # below that, normalising costs more than convolutions gain
                 options={"drop_labels": drop_labels},
                 defaults={"model": {"network": defaults_of(UNetConfig)}, "training": {"drop_labels": 0.0}})
 

@@ -38,6 +38,8 @@ class Run:
         self.model_config = {**task.model_config, "versions": versions(), "training": {
             "dataset": data.name, "images": len(data.train), **asdict(config), **task.options, **task.record}}
         self.network = task.network.to(device).train()
+        if task.channels_last:
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.computed: Any = torch.compile(self.network) if execution.compile else self.network
         self.average = copy.deepcopy(task.network).eval().requires_grad_(False)
         self.timesteps = timestep_sampler(config.t_sampling, task.T)  # on the CPU: not every GPU has float64
@@ -175,6 +177,9 @@ class Run:
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, moments in self.optimizer.state.items():  # the fused step reads all of a parameter's in one order
+            moments.update({name: torch.empty_like(parameter).copy_(moment) for name, moment in moments.items()
+                            if moment.shape == parameter.shape})
         self.scaler.load_state_dict(state["scaler"])
         self.timesteps.load_state_dict(state["timesteps"])
         self.step, self.validated, self.best, self.losses = step, validated, best, losses

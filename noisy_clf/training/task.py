@@ -23,6 +23,7 @@ class Task:
     preview           (network) -> a picture of what it has learned, uint8 [h,w] or [h,w,3], drawn at each validation
     model_config      the config.json of the models it writes
     multiple          samples that a loss takes together: a batch's parts begin at multiples of it
+    channels_last     whether the network learns faster in that memory layout
     parameter_groups  for the optimizer, each with an "lr_scale"; none: all parameters alike
     options           what else makes the run what it is
     record            what its config.json tells under "training" beside, without making the run another
@@ -36,6 +37,7 @@ class Task:
     model_config: dict[str, Any]
     preview: Callable[[nn.Module], np.ndarray] | None = None
     multiple: int = 1
+    channels_last: bool = False
     parameter_groups: list[dict[str, Any]] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)

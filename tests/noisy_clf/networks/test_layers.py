@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from noisy_clf.networks import layers
 from noisy_clf.networks.layers import (
     AttentionBlock, AttentionPool, Downsample, GroupNorm32, ResBlock, Upsample, split_heads, time_embedding)
 
@@ -66,13 +67,39 @@ def test_attention_block_adds_projected_full_attention(order: str) -> None:
     assert_close(block(x), x + block.proj_out(h).reshape(x.shape))
 
 
-def test_group_norm_in_bf16_is_the_float32_result_rounded() -> None:
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_group_norm_in_bf16_is_rounded_once(layout: torch.memory_format) -> None:
     norm = GroupNorm32(64)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
-    x = (5 + torch.randn(2, 64, 6, 6)).bfloat16()
-    expected = F.group_norm(x.float(), 32, norm.weight, norm.bias).bfloat16()
-    assert torch.equal(norm(x), expected)
+    x = (5 + torch.randn(2, 64, 16, 16)).bfloat16().to(memory_format=layout)
+    exact = F.group_norm(x.double(), 32, norm.weight.double(), norm.bias.double())
+    assert norm(x).dtype == torch.bfloat16
+    assert ((norm(x).double() - exact).abs() <= exact.abs() * 2 ** -8 + 1e-5).all()  # computed in bf16 it is 30 times as far
+
+
+@pytest.mark.parametrize("weights, at_once", [(2 ** 22, 5), (2 * 6 * 6 * 2, 2), (1, 0)])
+def test_attention_in_bf16_is_that_of_float32_however_many_samples_at_a_time(
+        monkeypatch: pytest.MonkeyPatch, weights: int, at_once: int) -> None:
+    fused = 0
+
+    def counted(*qkv: torch.Tensor) -> torch.Tensor:
+        nonlocal fused
+        fused += 1
+        return F.scaled_dot_product_attention(*qkv)
+
+    q, k, v = (torch.randn(5, 2, 6, 8).bfloat16().requires_grad_() for _ in range(3))
+    expected = F.scaled_dot_product_attention(*(tensor.float() for tensor in (q, k, v)))
+    wanted = torch.autograd.grad(expected.square().sum(), (q, k, v))
+    monkeypatch.setattr(layers, "IN_CACHE", weights)
+    monkeypatch.setattr(layers, "fused_attention", counted)
+    found = layers.attend(q, k, v)
+    assert found.dtype == torch.bfloat16 and fused == (at_once == 0)
+    assert_close(found.float(), expected, rtol=2e-2, atol=2e-2)
+    for one, other in zip(torch.autograd.grad(found.float().square().sum(), (q, k, v)), wanted):
+        assert_close(one.float(), other.float(), rtol=5e-2, atol=5e-2)
+    alone = layers.attend(q[3:4], k[3:4], v[3:4])
+    assert torch.equal(alone, found[3:4])  # batch of N equals N singles
 
 
 @pytest.mark.parametrize("channels", [None, 32])

@@ -1,6 +1,7 @@
 """Ways to compute a run (which change it by rounding only), precisions, and what a classifier's loss may be."""
 from __future__ import annotations
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -240,3 +241,19 @@ def test_tensorboard_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match="pip install tensorboard"):
         tensorboard_writer(tmp_path, 0)
+
+
+def test_in_channels_last_a_run_goes_on_from_states_of_either_layout(few_digits: Dataset, tmp_path: Path) -> None:
+    fast = replace(task(few_digits, dropout=0.0), channels_last=True)
+    run = Run(fast, CONFIG, few_digits, tmp_path, Execution())
+    assert any(p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in run.network.parameters())
+    run.train_step(*run.read(run.step))
+    state = copy.deepcopy(run.state())
+    for moments in state["optimizer"]["state"].values():  # as a run in another layout has saved them
+        moments.update({name: moment.contiguous() for name, moment in moments.items()})
+    run.train_step(*run.read(run.step))
+    other = Run(replace(task(few_digits, dropout=0.0), channels_last=True), CONFIG, few_digits, tmp_path, Execution())
+    other.take(state)
+    other.train_step(*other.read(other.step))
+    for one, two in zip(run.network.parameters(), other.network.parameters()):
+        assert torch.equal(one, two)
