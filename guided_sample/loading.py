@@ -1,9 +1,10 @@
 """The models and guides that a request names, loaded on the CPU."""
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from guided_sample.cards import Card
 from guided_sample.denoiser import Denoiser
@@ -23,6 +24,19 @@ from noisy_clf.class_names import same_classes
 from noisy_clf.errors import UserError
 
 IN_MEMORY = "a module in memory"  # what a request calls a classifier without a name
+Loaded = TypeVar("Loaded")
+
+
+class Shelf:
+    """Where requests that share models find those that are loaded already."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, Any] = {}
+
+    def kept(self, key: Hashable, load: Callable[[], Loaded]) -> Loaded:
+        if key not in self._kept:
+            self._kept[key] = load()
+        return self._kept[key]
 
 
 @dataclass(frozen=True)
@@ -47,11 +61,13 @@ class Models:
         return {"model": without_names(self.denoiser.config), **guiding}
 
 
-def load(request: Request, classifier: Classifier | None = None) -> tuple[Request, Models]:
+def load(request: Request, classifier: Classifier | None = None, shelf: Shelf | None = None) -> tuple[Request, Models]:
     """(the request, its classifier named, its models): what names alone can refuse is refused before any is downloaded.
 
     classifier  a module in memory to guide with, in place of a named one; it is frozen
+    shelf       of what other requests have loaded; a network is brought to its request's precision in place
     """
+    shelf = shelf or Shelf()
     mine = None if classifier is None else in_memory(classifier)
     if mine:
         request = replace(request, classifier=IN_MEMORY)
@@ -69,10 +85,13 @@ def load(request: Request, classifier: Classifier | None = None) -> tuple[Reques
         if guide_digests.setdefault(guide.name, digest) != digest:
             raise UserError(f"two guides are called {guide.name}, from two files of the same name; rename one of them, so that "
                             f"the manifest can tell them apart.")
-    loaded, guiding = load_model(request.model, settings), None
+    key = request.precision, request.model, request.model_config, request.model_flags
+    loaded, guiding = shelf.kept(key, lambda: load_model(request.model, settings)), None
     name = resolve(request, card_of_loaded(request.model, loaded), lambda name: Card())[0].classifier
     if name is not None:
-        guiding = mine or load_guiding_classifier(name, classifier_settings, loaded.denoiser.space)
+        guiding = mine or shelf.kept(
+            (*key, name, request.classifier_config, request.classifier_flags),  # the denoiser's key, as its space counts too
+            lambda: load_guiding_classifier(name, classifier_settings, loaded.denoiser.space))
         refuse_mismatch(loaded.denoiser, guiding.classifier)
     return request, Models(loaded, guiding, guides, guide_digests)
 

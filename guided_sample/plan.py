@@ -20,7 +20,7 @@ from guided_sample.guides import GuideSpec
 from guided_sample.guides.classifier import Classifier, log_prob, log_prob_of
 from guided_sample.labels import Labels, plain
 from guided_sample.loaders import load_model
-from guided_sample.loading import card_of_loaded, load, without_names
+from guided_sample.loading import Shelf, card_of_loaded, load, without_names
 from guided_sample.model import Guide, Model, clip, labelled, steered, steered_at_mean, thresholded
 from guided_sample.manifest import Manifest
 from guided_sample.request import Request
@@ -80,14 +80,17 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, request: Request, device: str | torch.device = "auto", classifier: Classifier | None = None) -> Plan:
+    def of(cls, request: Request, device: str | torch.device = "auto", classifier: Classifier | None = None,
+           shelf: Shelf | None = None) -> Plan:
         """UserError for all that cannot be done. What names alone tell is told before anything is downloaded or loaded.
 
         classifier  a module to guide with in place of the named one (guides/classifier.py says what it must offer), frozen here
+        shelf       of models that other plans have loaded; no two of its plans are drawn at one time
         """
+        shelf = shelf or Shelf()
         where = device if isinstance(device, torch.device) else pick_device(device)
         named = request.classifier is not None or classifier is not None
-        request, models = load(request, classifier)
+        request, models = load(request, classifier, shelf)
         exact_float32()
         loaded, guiding = models.denoiser, models.classifier
         asked, labels = resolve(request, card_of_loaded(request.model, loaded),
@@ -97,7 +100,7 @@ class Plan:
                    guiding.classifier if guiding else None, models.guides, steps(asked.steps, loaded.denoiser.schedule),
                    where, models.digests, models.configs, settings_given=loaded.settings_given)
         if asked.upsample is not None:
-            plan = replace(plan, second=enlarger(asked, plan, request.steps))
+            plan = replace(plan, second=enlarger(asked, plan, request.steps, shelf))
         refuse_other_digests(request, plan.second or plan)
         beside = not named and request.classifier is not None and loaded.advice.classifier is None
         found = [f"Guided by {request.classifier}, the only classifier beside {request.model} that fits it; for another: "
@@ -212,10 +215,12 @@ NAMES = ("model", "model_config", "model_flags", "classifier", "classifier_confi
          "upsample_config", "num_samples")
 
 
-def enlarger(asked: Request, first: Plan, spec: str | tuple[int, ...] | None) -> Plan:
+def enlarger(asked: Request, first: Plan, spec: str | tuple[int, ...] | None, shelf: Shelf) -> Plan:
     """The plan that enlarges the first one's samples: no guidance, noise of its own. `spec` is what --steps said."""
-    assert asked.upsample is not None
-    loaded = load_model(asked.upsample, read_settings(asked.upsample_config, None, "denoiser"))
+    name = asked.upsample
+    assert name is not None
+    loaded = shelf.kept((asked.precision, name, asked.upsample_config, None),
+                        lambda: load_model(name, read_settings(asked.upsample_config, None, "denoiser")))
     refuse_misfit(loaded.denoiser, first.denoiser, first.labels.names if first.labels.any else None)
     schedule = loaded.denoiser.schedule
     spec = asked.upsample_steps or spec or loaded.advice.steps_for(asked.sampler, schedule.T)

@@ -34,8 +34,9 @@ def size(folder: Path) -> int:
 
 
 def test_together_they_are_below_12_mb():
-    assert (bundled_models("denoiser"), bundled_models("classifier")) == (["digits", "digits-cond"], ["digits"])
-    assert size(BUNDLED) < 12e6 and size(BUNDLED / "digits-cond") < 3e6
+    assert bundled_models("denoiser") == ["digits", "digits-cond"]
+    assert bundled_models("classifier") == ["digits", "digits-judge"]
+    assert size(BUNDLED) < 12e6 and size(BUNDLED / "digits-cond") < 3e6 and size(BUNDLED / "digits-judge") < 600e3
 
 
 def test_the_classifier_knows_held_out_digits_and_falls_to_chance_with_the_noise():
@@ -45,10 +46,22 @@ def test_the_classifier_knows_held_out_digits_and_falls_to_chance_with_the_noise
     assert lost.nll == pytest.approx(np.log(10), abs=0.05)  # nothing can be known at the end, and it says so
 
 
+def test_the_judge_knows_held_out_digits_and_is_of_another_make_than_the_guide():
+    judge = load_classifier("digits-judge")
+    clean, = evaluate(judge, load_dataset("digits").validation, [0])
+    assert clean.accuracy >= 0.98 and clean.nll < 0.05
+    assert type(judge.network) is not type(load_classifier("digits").network)
+
+
+def test_no_model_is_guided_by_the_judge_unless_told_so():
+    for name in bundled_models("denoiser"):
+        assert load_model(name).advice.classifier == "digits"
+
+
 def test_configuration_tells_how_they_were_made():
     conditional = load_model("digits-cond").denoiser
     for path, model in (("digits/denoiser", load_model("digits").denoiser), ("digits/classifier", load_classifier("digits")),
-                        ("digits-cond/denoiser", conditional)):
+                        ("digits-cond/denoiser", conditional), ("digits-judge/classifier", load_classifier("digits-judge"))):
         assert (BUNDLED / path / "config.json").read_text().count("scripts/make_digits.py") == 1
         assert str(model.schedule).startswith("cosine, T = 1000")
     assert load_model("digits").denoiser.class_names is None  # the denoiser never saw a label

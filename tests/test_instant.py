@@ -28,6 +28,9 @@ HEAVY = ("torch", "timm", "torchvision", "diffusers", "sklearn", "scipy", "matpl
 COMMANDS = {
     "train-noisy-clf": "noisy_clf.cli.train:train_noisy_clf", "eval-noisy-clf": "noisy_clf.cli.evaluate:eval_noisy_clf",
     "train-ddpm": "guided_sample.cli.train_ddpm:train_ddpm", "guided-sample": "guided_sample.cli.sample:guided_sample",
+    "eval-samples": "guided_sample.cli.eval_samples:eval_samples",
+    "make-reference": "guided_sample.cli.make_reference:make_reference",
+    "guided-sweep": "guided_sample.cli.sweep:guided_sweep", "eval-ddpm": "guided_sample.cli.eval_ddpm:eval_ddpm",
     "guided_sample.cli": "guided_sample.cli.__main__:commands"}
 ANSWERS = [  # a command line, and what is in its answer
     ("train-noisy-clf --help", "train-noisy-clf --dataset digits"),
@@ -98,12 +101,30 @@ ANSWERS = [  # a command line, and what is in its answer
     ("guided-sample --class 207 --dry-run", "would be downloaded first"),
     ("guided-sample --shard 3/2", "'3/2' is no share; give one as I/N, counted from 1"),
     ("guided-sample --shard slurm", "for the tasks of an array (sbatch --array=0-9), and SLURM_ARRAY_TASK_ID is not set"),
-    ("guided_sample.cli --help", "guided-sample  Sample images of a class"),
+    ("eval-samples --help", "eval-samples samples.npz --reference imagenet256"),
+    ("eval-samples there --metrics FIDs", "there is no metric 'FIDs'; there are: FID"),
+    ("eval-samples there --features nosuch", "unknown features 'nosuch'; there are: inception"),
+    ("eval-samples there --features judge --metrics sFID", "sFID is by Inception's features and no others"),
+    ("make-reference --help", "make-reference digits digits.npz"),
+    ("make-reference nosuch out.npz", "there is no dataset 'nosuch'"),
+    ("make-reference digits out", "does not end in .npz"),
+    ("guided-sweep --help", "guided-sweep digits-scale"),
+    ("guided-sweep --list", "adm-256-uncond-guided"),
+    ("guided-sweep nosuch", "there is no experiment 'nosuch'"),
+    ("guided-sweep adm-64 --dry-run", "would be downloaded"),
+    ("eval-ddpm --help", "eval-ddpm digits"),
+    ("eval-ddpm nosuch", "there is no denoiser 'nosuch'"),
+    ("eval-ddpm imagenet64-256", "is an upsampler, whose likelihood is not measured here"),
+    ("eval-ddpm lsun-cat", "does not tell what it learned from; give --dataset"),
+    ("eval-ddpm digits --steps 2000", "steps '2000' cannot be made"),
+    ("eval-ddpm digits --dataset nosuch", "there is no dataset 'nosuch'"),
+    ("eval-ddpm digits --data there", "'digits' is in scikit-learn; leave it out"),
+    ("guided_sample.cli --help", "Sample images of a class from a diffusion model, guided"),
     ("guided_sample.cli train-ddpm --help", "train-ddpm --dataset digits"),
     ("guided_sample.cli guided-sample --model nosuch", "there is no denoiser 'nosuch'"),
 ]
 
-ANSWERED = ("--help", "--list-models", "--dry-run")  # all else is refused
+ANSWERED = ("--help", "--list", "--list-models", "--dry-run")  # all else is refused
 
 DRIVER = """
 import json, sys

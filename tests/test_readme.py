@@ -7,15 +7,21 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from guided_sample.cli.eval_ddpm import eval_ddpm
+from guided_sample.cli.eval_samples import eval_samples
+from guided_sample.cli.make_reference import make_reference
 from guided_sample.cli.sample import guided_sample
+from guided_sample.cli.sweep import guided_sweep
 from guided_sample.cli.train_ddpm import train_ddpm
+from guided_sample.experiments import read_experiment
 from noisy_clf.cli.train import train_noisy_clf
 from noisy_clf.cli.evaluate import eval_noisy_clf
 from noisy_clf.checkpoints.settings import read_settings
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 COMMANDS = {"guided-sample": guided_sample, "train-ddpm": train_ddpm, "train-noisy-clf": train_noisy_clf,
-            "eval-noisy-clf": eval_noisy_clf}
+            "eval-noisy-clf": eval_noisy_clf, "eval-samples": eval_samples, "make-reference": make_reference,
+            "guided-sweep": guided_sweep, "eval-ddpm": eval_ddpm}
 SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
 LINES = [line for line in re.split(r"\n|&&", SHELL) if line.split("#")[0].strip().startswith(tuple(COMMANDS))]
 LINES += re.findall(rf"`((?:{'|'.join(COMMANDS)}) [^`\n]+)`", README)
@@ -55,6 +61,11 @@ def test_the_guides_and_the_request_it_shows_draw_images():
     line, = [line for line in LINES if "darker,scale" in line]
     result = CliRunner().invoke(guided_sample, [*shlex.split(line)[1:], *"--num-samples 2 --steps 5 --out both".split()])
     assert result.exit_code == 0, result.output
+
+
+def test_the_experiment_it_shows_is_understood():
+    Path("mine.toml").write_text(next(block for block in blocks("toml") if "[sweep]" in block), encoding="utf-8")
+    assert read_experiment("mine.toml").sweep["seed"] == [0, 1, 2]
 
 
 def test_the_python_examples_run():

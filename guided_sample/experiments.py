@@ -1,0 +1,263 @@
+"""Experiments: a request in a TOML file, beside a table [sweep] of lists to go through. Each combination is a cell: a run."""
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from guided_sample.labels import word_of
+from guided_sample.metrics.measures import Measures
+from guided_sample.request import KEYS, Request, with_flags
+from guided_sample.resolve import resolve_names
+from guided_sample.samplers import KNOBS, SAMPLERS
+from noisy_clf.errors import UserError
+from noisy_clf.files import read_json, read_table
+
+RECORD, EVALUATION = "experiment.json", "evaluation.json"  # in a sweep's folder, and in each evaluated cell's
+PUBLISHED = Path(__file__).parent / "published"
+MEASURES = ("metrics", "reference", "features", "judge")  # handed on to Measures
+FIGURES = ("FID", "sFID", "IS", "precision", "recall", "KID", "agreement")  # that may be expected
+SEVERAL = ("class", "guide", "steps", "upsample_steps")  # one value of which may be a list
+BARE = ("sampler", "steps")  # first in a cell's name, and without their keys
+LONGEST = 50  # letters of a name's word
+
+
+@dataclass(frozen=True)
+class Cell:
+    """name: of its folder; settings: its own of [sweep]; request: its defaults filled in as far as names tell."""
+
+    name: str
+    settings: dict[str, Any]
+    request: Request
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a file says.
+
+    request   values by their keys, for all cells
+    sweep     lists of values by their keys
+    measures  of MEASURES, those that are given
+    expected  published figures: rows with some of FIGURES and, where they are of one cell of several, its settings
+    """
+
+    name: str
+    title: str
+    about: str
+    request: dict[str, Any]
+    sweep: dict[str, list[Any]]
+    measures: dict[str, Any]
+    expected: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, name: str, content: Mapping[str, Any]) -> Experiment:
+        """From what a file holds. UserError for an unknown key, an empty list, a value in a list's place."""
+        values = {key.replace("-", "_"): value for key, value in content.items()}
+        sweep, expected = values.pop("sweep", {}), values.pop("expected", [])
+        refuse_unknown(values, (*KEYS, *MEASURES, "title", "about", "sweep", "expected"))
+        if not isinstance(sweep, dict):
+            raise UserError(f"sweep is {sweep!r} and not a table; write [sweep], and below it scale = [0, 1, 2].")
+        sweep = {key.replace("-", "_"): value for key, value in sweep.items()}
+        within = {key: sweep.pop(key) for key in MEASURES if key in sweep}
+        refuse_unknown(sweep, [*(key for key in KEYS if key != "digests"), *MEASURES], "in [sweep]")
+        if twice := [key for key in (*sweep, *within) if key in values]:
+            raise UserError(f"{twice[0]} stands above [sweep] and in it; leave out one of the two.")
+        for key, several in sweep.items():
+            if not isinstance(several, list) or not several:
+                raise UserError(f"{key} in [sweep] is {several!r}, and a list to go through is wanted there; give it values, "
+                                f"such as [{'0, 1, 2' if key == 'scale' else '...'}], or one value above [sweep].")
+            if key not in SEVERAL and any(isinstance(one, list | dict) for one in several):
+                raise UserError(f"{key} in [sweep] holds a list within the list, and one of its values is one setting.")
+        measures = checked_measures({key: values.pop(key) for key in MEASURES if key in values} | within)
+        title, about = (text_of(values, key) for key in ("title", "about"))
+        return cls(name, title or name, about, values, sweep, measures, checked_rows(expected))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a file holds it."""
+        return {"title": self.title, "about": self.about, **self.request, **self.measures, "sweep": self.sweep,
+                "expected": self.expected}
+
+    def cells(self) -> tuple[list[Cell], list[str]]:
+        """(the cells, which combinations are left out as they mean nothing, or the same as another, a sentence each).
+        UserError for a value that can be no request's."""
+        found: list[tuple[dict[str, Any], Request]] = []
+        left_out = []
+        for values in product(*self.sweep.values()):
+            settings = dict(zip(self.sweep, values))
+            try:
+                request = resolve_names(Request.of(with_flags(self.request, settings)))
+            except UserError as error:
+                if not self.mean_nothing_together(settings):
+                    raise UserError(f"{told(settings)}: {error}" if settings else str(error)) from error
+                left_out.append(f"{told(settings)} is left out: {str(error).split(';')[0].rstrip('.')}.")
+                continue
+            if same := next((other for other, theirs in found if theirs == request), None):
+                left_out.append(f"{told(settings)} is left out: it is the same as {told(same)}.")
+            else:
+                found.append((settings, request))
+        if not found:
+            raise UserError(f"no cell is left to draw: {left_out[0]}")
+        return named(found), left_out
+
+    def mean_nothing_together(self, settings: dict[str, Any]) -> bool:
+        """Whether it is for their combination that these settings cannot be had: one of another sampler, or a class's
+        where no class is asked for."""
+        values = self.request | settings
+        sampler = SAMPLERS.get(str(values.get("sampler", Request.sampler)))
+        if sampler is None:
+            return False
+        others = set(KNOBS) - set(sampler.knobs) | (set() if sampler.has_mean else {"grad_at"})
+        classless = word_of(values.get("class")) == "none"
+        return bool(others & set(settings)) or classless and bool({"scale", "classifier"} & set(settings))
+
+
+def published() -> list[str]:
+    return sorted(path.stem for path in PUBLISHED.glob("*.toml"))
+
+
+def read_experiment(name_or_path: str) -> Experiment:
+    """A published one by name, or one from a TOML or JSON file, or from the record in a sweep's folder."""
+    path = PUBLISHED / f"{name_or_path}.toml" if name_or_path in published() else Path(name_or_path)
+    if not path.is_file():
+        near = difflib.get_close_matches(name_or_path, published(), n=1)
+        raise UserError(f"there is no experiment {name_or_path!r}; " + (f"did you mean {near[0]}?" if near else
+                        f"the names are: {', '.join(published())}; a path to a TOML file works too."))
+    content, name = read_table(path, "[sweep] and below it scale = [0, 1, 2]", '{"sweep": {"scale": [0, 1, 2]}}'), path.stem
+    if is_record(content):
+        content, name = content["experiment"], content["name"]
+    try:
+        return Experiment.of(name, content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def is_record(content: Mapping[str, Any]) -> bool:
+    """Whether it is what a sweep keeps in its folder."""
+    return isinstance(content.get("experiment"), dict) and isinstance(content.get("name"), str)
+
+
+def runs_in(folders: Iterable[Path]) -> tuple[list[Path], dict[str, Any] | None]:
+    """(the evaluated runs that these folders are, or as sweeps have, what a report is told of the experiment, where all are of
+    one sweep). UserError for a folder that is neither."""
+    runs, records = [], []
+    for folder in folders:
+        if (folder / RECORD).is_file():
+            record = read_json(folder / RECORD)
+            if not is_record(record):
+                raise UserError(f"{folder / RECORD} is not that of a sweep of this toolkit; give a sweep's folder or a run's.")
+            records.append(record["experiment"] | {"name": called(record["name"], record["experiment"], folder)})
+            found = sorted(file.parent for pattern in ("*", "*/upsampled") for file in folder.glob(f"{pattern}/{EVALUATION}"))
+            if not found:
+                raise UserError(f"{folder} has no cell that is evaluated; guided-sweep {record['name']} goes on with it.")
+            runs += found
+        elif (folder / EVALUATION).is_file():
+            runs.append(folder)
+        else:
+            raise UserError(f"{folder} has no {EVALUATION}; give the folder of a sweep, or of a run that eval-samples has "
+                            f"measured.")
+    return runs, records[0] if len(records) == len(set(folders)) == 1 else None
+
+
+def called(name: str, content: dict[str, Any], folder: Path) -> str:
+    """What to call guided-sweep with, to make it again: a published experiment's name, or else the record in its folder."""
+    return name if name in published() and read_experiment(name).to_dict() == content else str(folder / RECORD)
+
+
+def refuse_unknown(values: Iterable[str], known: Iterable[str], where: str = "") -> None:
+    known = list(known)
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise UserError(f"unknown key {key!r}{where and ' '}{where}; "
+                            + (f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}."))
+
+
+def text_of(values: dict[str, Any], key: str) -> str:
+    text = values.pop(key, "")
+    if not isinstance(text, str):
+        raise UserError(f"{key} is {text!r}, and text in quotes is wanted.")
+    return text.strip()
+
+
+def checked_measures(measures: dict[str, Any]) -> dict[str, Any]:
+    metrics = measures.get("metrics", ["FID"])
+    if not isinstance(metrics, list) or not metrics or not all(isinstance(one, str) for one in metrics):
+        raise UserError(f"metrics is {metrics!r}, and a list of names is wanted, such as [\"FID\", \"recall\"]; leave it out "
+                        f"for all.")
+    for key in set(measures) - {"metrics"}:
+        text_of(dict(measures), key)
+    measures_of(measures)
+    return measures
+
+
+def measures_of(asked: dict[str, Any]) -> Measures:
+    return Measures(**asked | {"metrics": tuple(asked.get("metrics", ()))})
+
+
+def checked_rows(expected: Any) -> list[dict[str, Any]]:
+    """Those of [expected] or of several [[expected]]."""
+    rows = [expected] if isinstance(expected, dict) else expected
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"expected is {expected!r} and not a table; write [expected], and below it FID = 4.59.")
+    for row in rows:
+        refuse_unknown(row, (*FIGURES, *KEYS), "in [expected]")
+        for key, value in figures_of(row).items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise UserError(f"{key} in [expected] is {value!r}, and a number is wanted.")
+    return rows
+
+
+def figures_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a row of [expected] the figures; what else is there are settings. (A precision in letters is the networks')"""
+    return {key: row[key] for key in FIGURES if key in row and not (key in KEYS and isinstance(row[key], str))}
+
+
+def named(found: list[tuple[dict[str, Any], Request]]) -> list[Cell]:
+    """Cells called by what varies among them, the sampler and its steps first; readable, and no two alike."""
+    keys = [key for key in dict.fromkeys([*BARE, *(key for settings, _ in found for key in settings)])
+            if len({json.dumps(value_of(key, *one)) for one in found} - {"null"}) > 1]
+    cells: dict[str, Cell] = {}
+    for settings, request in found:
+        words = [word(key, value) for key in keys if (value := value_of(key, settings, request)) is not None]
+        if len(words) > 1 and words[1].startswith(words[0]):
+            del words[0]  # ddim25 tells of ddim
+        name = "-".join(words) or "samples"
+        while name in cells:
+            name += "+"
+        cells[name] = Cell(name, settings, request)
+    return list(cells.values())
+
+
+def value_of(key: str, settings: dict[str, Any], request: Request) -> Any:
+    """As it was written, or what it has come to; None of another sampler's setting."""
+    if key in KNOBS and key not in request.knobs:
+        return None
+    return settings[key] if key in settings and key not in BARE else request.to_dict().get(key)
+
+
+def word(key: str, value: Any) -> str:
+    several = value if isinstance(value, list | tuple) else [value]
+    text = f"{len(several)}steps" if key == "steps" and value is several else "+".join(
+        f"{one:g}" if isinstance(one, float) else str(one) for one in several)
+    text = "".join(c if c.isalnum() or c in ".+" else "_" for c in text[-LONGEST:])
+    return text if key in BARE else f"{key}-{text}"
+
+
+def told(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
+
+
+def table() -> str:
+    """What --list prints."""
+    lines = []
+    for name in published():
+        one = read_experiment(name)
+        cells = one.cells()[0]
+        several = f" in each of {len(cells)} cells" * (len(cells) > 1)
+        lines.append(f"{name:28}{one.title}; {cells[0].request.num_samples:,} samples{several}")
+        lines += [f"{'':28}expected: {told(row)}" for row in one.expected]
+    return "\n".join(lines)

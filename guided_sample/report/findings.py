@@ -1,0 +1,121 @@
+"""What a comparison comes to, in plain words."""
+from __future__ import annotations
+
+from typing import Any
+
+from guided_sample.report.runs import Cell, Comparison
+from guided_sample.report.words import figure, listed
+
+MARKS = (0.99, 0.95, 0.9)  # of agreement, worth telling from which scale on
+NOTABLE = 0.02  # of recall
+
+
+def headline(c: Comparison, experiment: dict[str, Any]) -> str:
+    """The experiment's title, or whose samples these are."""
+    models = sorted({str(run.manifest.request.get("model", "")).rstrip("/").split("/")[-1] for run in c.runs})
+    return str(experiment.get("title") or f"Samples of {listed(models)}")
+
+
+def compared(c: Comparison) -> str:
+    """What varies: "6 scales, 2 samplers and 2 seeds"."""
+    counts = [counted(c, key) for key in c.varying if key != "steps" or varies_within_sampler(c)]
+    scales = f"{len(c.scales)} scales" if len(c.scales) > 1 else ""
+    seeds = f"{c.seeds} seeds" if c.seeds > 1 else ""
+    sizes = {run.N for run in c.runs}
+    runs = f"{len(c.runs)} run{'s' * (len(c.runs) > 1)}" + (f" of {sizes.pop()} samples" if len(sizes) == 1 else "")
+    parts = [part for part in (scales, *counts, seeds) if part]
+    return f"{runs}: {listed(parts)}" if parts else runs
+
+
+def counted(c: Comparison, key: str) -> str:
+    number = len({repr(run.settings.get(key)) for run in c.runs})
+    return f"{number} numbers of steps" if key == "steps" else f"{number} {key}{'es' if key == 'class' else 's'}"
+
+
+def varies_within_sampler(c: Comparison) -> bool:
+    pairs = {(run.settings.get("sampler"), run.steps) for run in c.runs}
+    return len(pairs) > len({sampler for sampler, _ in pairs})
+
+
+def findings(c: Comparison) -> list[str]:
+    """A sentence for each thing that there is to say, the most important first."""
+    cell = c.best(c.distance) if c.distance else None
+    if cell is None or c.distance is None:
+        return agreement(c, None)
+    told = [f"{nearest(c, cell, c.distance)}{ending(c, cell)}"]
+    return [*told, *ties(c, cell, c.distance), *agreement(c, cell), *recall(c, cell), *others(c, cell, c.distance)]
+
+
+def nearest(c: Comparison, cell: Cell, metric: str) -> str:
+    value, floors = cell.metrics[metric].mean, c.floors(metric)
+    seeds = f", mean of {len(cell.runs)} seeds" * (len(cell.runs) > 1)
+    told = f"Best {c.called(metric)} at {cell.where}: {figure(metric, value)}{seeds}"
+    if len(c.cells) == 1:
+        told = f"{c.called(metric)} is {figure(metric, value)}{seeds}"
+    if len(floors) == 1 and floors[0][0] > 0:
+        N = f" at N = {floors[0][1]}" if floors[0][1] else ""
+        told += f", {value / floors[0][0]:.2g} times the floor of {figure(metric, floors[0][0])} (real images{N})"
+    return told + "."
+
+
+def ending(c: Comparison, cell: Cell) -> str:
+    """Whether the best may lie beyond what was tried."""
+    scales = [one.scale for one in c.of_series(cell.series)]
+    if len(scales) < 3 or cell.scale not in (scales[0], scales[-1]) or cell.scale == 0:
+        return ""
+    return f" It is the {'largest' if cell.scale == scales[-1] else 'smallest'} scale tried: the best may lie beyond."
+
+
+def ties(c: Comparison, cell: Cell, metric: str) -> list[str]:
+    """The cells that the spread of the seeds cannot tell from the best one."""
+    top = cell.metrics[metric]
+    if top.n < 2:
+        return []
+    near = [other.where for other in c.cells if other is not cell and (found := other.metrics.get(metric)) and found.n > 1
+            and abs(found.mean - top.mean) <= ((found.error or 0) ** 2 + (top.error or 0) ** 2) ** 0.5]
+    return [f"The seeds' spread does not tell it from {listed(near)}."] if near else []
+
+
+def agreement(c: Comparison, cell: Cell | None) -> list[str]:
+    """From which scale on samples show what they were asked for; in the best cell's series, or the first."""
+    cells = [one for one in c.of_series(cell.series if cell else c.series[0]) if "agreement" in one.metrics]
+    if not cells:
+        return []
+    within = f" ({cells[0].series})" * (len(c.series) > 1)
+    shares = [one.metrics["agreement"].mean for one in cells]
+    for mark in MARKS:
+        if shares[-1] >= mark:
+            first = next(i for i in range(len(cells)) if min(shares[i:]) >= mark)
+            if len(cells) == 1:
+                break
+            where = "at every scale" if first == 0 else f"from scale {cells[first].scale:g} on"
+            return [f"Agreement with the asked class is {mark:.0%} or more {where}{within}.".replace("%", " %")]
+    top = max(range(len(cells)), key=shares.__getitem__)
+    return [f"Agreement with the asked class is {'highest, ' * (len(cells) > 1)}{figure('agreement', shares[top])}"
+            + (f", at scale {cells[top].scale:g}" if len(cells) > 1 else "") + f"{within}."]
+
+
+def recall(c: Comparison, cell: Cell) -> list[str]:
+    """The price: how much of the real images' variety is lost over the scales, in the best cell's series."""
+    metric = c.first_of("recall", "recall[")
+    cells = [one for one in c.of_series(cell.series) if metric in one.metrics]
+    if metric is None or len(cells) < 2:
+        return []
+    a, b = cells[0].metrics[metric].mean, cells[-1].metrics[metric].mean
+    verb = "falls" if a - b > NOTABLE else "rises" if b - a > NOTABLE else "stays"
+    within = f" ({cell.series})" * (len(c.series) > 1)
+    told = f"from {figure(metric, a)} at scale {cells[0].scale:g} to {figure(metric, b)} at scale {cells[-1].scale:g}"
+    return [f"Recall, the variety, {verb} {told}{within}."]
+
+
+def others(c: Comparison, cell: Cell, metric: str) -> list[str]:
+    """How near the other series come, and at which cost."""
+    told = []
+    for name in c.series:
+        other = c.best(metric, lambda one: one.series == name)
+        if other and name != cell.series and cell.runs[0].network_calls:
+            ratio = other.runs[0].network_calls / cell.runs[0].network_calls
+            cost = "as many" if ratio == 1 else f"{ratio:.2g} times the"
+            told.append(f"{name}: {figure(metric, other.metrics[metric].mean)}"
+                        + (f" at scale {other.scale:g}" if len(c.scales) > 1 else "") + f", with {cost} network evaluations")
+    return [f"Other series at their best: {'; '.join(told)}."] if 0 < len(told) <= 4 else []

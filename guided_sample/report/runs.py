@@ -1,0 +1,288 @@
+"""Runs as a report sees them: what tells them apart, and what was measured of each, over the seeds."""
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+from guided_sample.manifest import ABOUT, MANIFEST, Manifest
+from guided_sample.report.words import best, is_distance, rank, setting
+from guided_sample.samplers import KNOBS
+from guided_sample.steps import kept_timesteps
+from noisy_clf.errors import UserError
+from noisy_clf.files import read_json
+
+EVALUATION = "evaluation.json"
+BESIDE = ("num_samples", "scale", "seed")  # of the request: not in a series' name
+
+
+class Statistic(NamedTuple):
+    """Of a metric in a cell: its mean over `n` seeds, the least of them, and an error: their standard deviation, or of one
+    alone what the evaluation tells of it (None: nothing)."""
+
+    mean: float
+    error: float | None
+    least: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A samples' folder, as its manifest and its evaluation tell of it; `about` is what the manifest tells beside."""
+
+    folder: Path
+    manifest: Manifest
+    about: dict[str, Any]
+    evaluation: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        file = folder / MANIFEST
+        if not file.is_file():
+            raise UserError(f"{folder} is no sampling run's folder: it has no {MANIFEST}; give folders that guided-sample or "
+                            f"guided-sweep has made.")
+        content = read_json(file, "a report needs a run's manifest")
+        manifest = Manifest.of(content, file)
+        if manifest is None:
+            raise UserError(f"{file} is not that of a run of this toolkit; leave out that folder.")
+        measured = folder / EVALUATION
+        evaluation = read_json(measured, "run eval-samples on the folder again") if measured.is_file() else {}
+        return cls(folder, manifest, {key: content[key] for key in ABOUT if key in content}, evaluation)
+
+    @property
+    def name(self) -> str:
+        return self.folder.parent.name if self.folder.name == "upsampled" else self.folder.resolve().name
+
+    @property
+    def scale(self) -> float:
+        return float(self.manifest.request.get("scale") or 0)
+
+    @property
+    def seed(self) -> int:
+        return int(self.manifest.request.get("seed") or 0)
+
+    @property
+    def N(self) -> int | None:
+        return self.evaluation.get("N")
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """What was measured, and is a number."""
+        return finite(self.evaluation.get("metrics"))
+
+    @cached_property
+    def floor(self) -> dict[str, float]:
+        return {key: value for key, value in finite(self.evaluation.get("floor")).items() if key != "N"}
+
+    @property
+    def by_class(self) -> dict[str, Any]:
+        found = self.evaluation.get("by_class")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def images_per_second(self) -> float | None:
+        speed = (self.about.get("last_run") or {}).get("images_per_second")
+        return speed if isinstance(speed, int | float) and speed > 0 else None
+
+    @cached_property
+    def steps(self) -> int:
+        """Of the first stage."""
+        return self.stage("steps", "model")
+
+    @cached_property
+    def network_calls(self) -> int:
+        """For an image: the denoisers', and where a classifier guides, as many of that (forward and backward)."""
+        request = self.manifest.request
+        guided = self.scale != 0 and bool(request.get("classifier")) + len(request.get("guide") or [])
+        enlarging = self.stage("upsample_steps", "upsample") if "upsample" in self.manifest.digests else 0
+        return self.steps * (1 + int(guided)) + enlarging
+
+    def stage(self, key: str, model: str) -> int:
+        spec = self.manifest.request.get(key, "")
+        T = ((self.manifest.configs.get(model) or {}).get("schedule") or {}).get("T", 1000)
+        try:
+            return len(kept_timesteps(spec, T))
+        except UserError:
+            return 0
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All that may tell a series of runs from another: the request, whose models these were, what they were measured by."""
+        request = {key: value for key, value in self.manifest.request.items() if key not in BESIDE}
+        digests = {f"{key} SHA-256": digest[:8] for key, digest in self.manifest.digests.items()}
+        reference = self.evaluation.get("reference") or {}
+        features = {f"{key} SHA-256": str(digest)[:8] for key, digest in (self.evaluation.get("features") or {}).items()}
+        measured = {"N": self.N, "reference": reference.get("name"), "reference SHA-256": str(reference.get("digest"))[:8]}
+        return request | digests | features | measured
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Runs that differ in their seed alone.
+
+    series  the name of the cells that differ from this one in the scale alone
+    where   how the report calls it: "scale 2 (DDPM, 50 steps)"
+    """
+
+    runs: tuple[Run, ...]
+    series: str
+    where: str
+
+    @property
+    def scale(self) -> float:
+        return self.runs[0].scale
+
+    @cached_property
+    def metrics(self) -> dict[str, Statistic]:
+        found: dict[str, Statistic] = {}
+        for metric in dict.fromkeys(metric for run in self.runs for metric in run.metrics):
+            values = [run.metrics[metric] for run in self.runs if metric in run.metrics]
+            told = finite(self.runs[0].evaluation.get("errors")).get(metric)
+            found[metric] = Statistic(mean(values), stdev(values) if len(values) > 1 else told, min(values), len(values))
+        return found
+
+    @property
+    def seconds(self) -> float | None:
+        """An image."""
+        speeds = [run.images_per_second for run in self.runs]
+        return mean(1 / speed for speed in speeds if speed) if any(speeds) else None
+
+    def class_agreement(self) -> list[float | None]:
+        """By class, over the seeds; None where a class has no sample."""
+        rows = [run.by_class.get("agreement") or [] for run in self.runs]
+        return [mean(known) if (known := [value for value in column if is_number(value)]) else None
+                for column in zip(*(row for row in rows if row))]
+
+
+class Comparison:
+    """What a report compares, runs that were measured: in cells, in the order of their series, then of their scales."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        keys = dict.fromkeys(key for run in runs for key in run.settings)
+        self.runs = tuple(runs)
+        self.varying = [key for key in keys if self._varies(key) and not self._told_by_name(key)]
+        series = self._series()
+        self.series = list(series)
+        several_scales = len({run.scale for run in runs}) > 1
+        self.cells: list[Cell] = []
+        self.repeated: list[str] = []  # the names of runs that tell nothing new: of another's settings and seed
+        for name, members in series.items():
+            for scale in sorted({run.scale for run in members}):
+                seeds: dict[int, Run] = {}
+                for run in sorted((run for run in members if run.scale == scale), key=lambda run: run.seed):
+                    if seeds.setdefault(run.seed, run) is not run:
+                        self.repeated.append(run.name)
+                told = f"scale {scale:g}" + f" ({name})" * (len(series) > 1) if several_scales else name
+                self.cells.append(Cell(tuple(seeds.values()), name, told))
+
+    def _varies(self, key: str) -> bool:
+        """Whether runs have several values of it; not of a sampler's own knob that another sampler lacks."""
+        return len({repr(run.settings.get(key)) for run in self.runs if key not in KNOBS or key in run.settings}) > 1
+
+    def _told_by_name(self, key: str) -> bool:
+        """Whether a digest varies only as the name of what it is of does."""
+        name = key.removesuffix(" SHA-256")
+        if name == key:
+            return False
+        pairs = {(repr(run.settings.get(name)), run.settings.get(key)) for run in self.runs}
+        return len(pairs) == len({name for name, _ in pairs})
+
+    def _series(self) -> dict[str, list[Run]]:
+        """By their names, which say the sampler, the steps, and what else varies. (DDPM, 50 steps)"""
+        keys = ["sampler", "steps", *(key for key in self.varying if key not in ("sampler", "steps"))]
+        groups: dict[tuple[str, ...], list[Run]] = {}
+        for run in self.runs:
+            groups.setdefault(tuple(repr(run.settings.get(key)) for key in keys), []).append(run)
+        named: dict[str, list[Run]] = {}
+        for members in groups.values():
+            name = told(members[0].settings, keys)
+            if name in named:  # by other words for as many steps
+                name = f"{name} ({members[0].settings.get('steps')})"
+            named[name if name not in named else f"{name} #{len(named) + 1}"] = members
+        return dict(sorted(named.items(), key=lambda one: (str(one[1][0].settings.get("sampler")), one[1][0].steps, one[0])))
+
+    @property
+    def measured_by(self) -> set[str]:
+        """The settings that are digests of networks whose features were compared."""
+        return {f"{key} SHA-256" for run in self.runs for key in run.evaluation.get("features") or {}}
+
+    def of_series(self, name: str) -> list[Cell]:
+        return [cell for cell in self.cells if cell.series == name]
+
+    @property
+    def by_series(self) -> dict[str, list[Cell]]:
+        return {name: self.of_series(name) for name in self.series}
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        return sorted({metric for run in self.runs for metric in run.metrics}, key=rank)
+
+    @property
+    def scales(self) -> list[float]:
+        return sorted({run.scale for run in self.runs})
+
+    @property
+    def seeds(self) -> int:
+        return max(len(cell.runs) for cell in self.cells)
+
+    def called(self, metric: str) -> str:
+        """With the number of samples in it, where that is one."""
+        names = {str((run.evaluation.get("names") or {}).get(metric, metric)) for run in self.runs if metric in run.metrics}
+        return names.pop() if len(names) == 1 else metric
+
+    def briefly(self, metric: str) -> str:
+        """The same without its features, where all are of one network."""
+        several = len({name.partition("[")[2] for name in self.metrics if is_distance(name)}) > 1
+        return self.called(metric) if several else re.sub(r"\[.*]", "", self.called(metric))
+
+    def best(self, metric: str, among: Callable[[Cell], bool] = lambda cell: True) -> Cell | None:
+        """The cell with the metric's best mean; None where it was not measured, or it is not known which is best."""
+        measured = [cell for cell in self.cells if metric in cell.metrics and among(cell)]
+        value = best(metric, [cell.metrics[metric].mean for cell in measured]) if measured else None
+        return next((cell for cell in measured if cell.metrics[metric].mean == value), None)
+
+    def first_of(self, *metrics: str) -> str | None:
+        """The first of these that was measured; a name that ends in "[" stands for any network's features."""
+        return next((found for wanted in metrics for found in self.metrics
+                     if found == wanted or wanted.endswith("[") and found.startswith(wanted)), None)
+
+    @property
+    def distance(self) -> str | None:
+        return self.first_of("FID", "FD[", "sFID", "KID", "KD[", "KID[")
+
+    @property
+    def likeness(self) -> str | None:
+        """What the scale buys."""
+        return self.first_of("agreement", "IS", "precision", "precision[")
+
+    def floors(self, metric: str) -> list[tuple[float, int | None]]:
+        """(real images' value, how many they were), where there are few."""
+        found = sorted({(run.floor[metric], (run.evaluation.get("floor") or {}).get("N")) for run in self.runs
+                        if metric in run.floor}, key=str)
+        return found if len(found) <= 3 else []
+
+
+def told(settings: dict[str, Any], keys: Sequence[str]) -> str:
+    return ", ".join(setting(key, settings[key]) for key in keys if settings.get(key) not in (None, []))
+
+
+def finite(values: Any) -> dict[str, float]:
+    return {key: value for key, value in values.items() if is_number(value)} if isinstance(values, dict) else {}
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def flat(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested objects as ("a.b.c", value)."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from flat(value, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, content

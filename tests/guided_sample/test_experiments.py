@@ -1,0 +1,205 @@
+"""An experiment's file: its cells and their names, what is left out, what is refused; and the published ones."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guided_sample.cards import card_of, not_downloaded
+from guided_sample.experiments import Cell, Experiment, called, published, read_experiment, runs_in
+from guided_sample.released import MODELS
+from noisy_clf.checkpoints.released import DENOISERS
+from noisy_clf.errors import UserError
+
+DIGITS: dict[str, Any] = {"model": "digits", "class": "all"}
+
+
+def experiment(sweep: dict[str, Any], **values: Any) -> Experiment:
+    above = {key: value for key, value in (DIGITS | values).items() if key not in sweep}
+    return Experiment.of("mine", above | {"sweep": sweep})
+
+
+def names(sweep: dict[str, Any], **values: Any) -> list[str]:
+    return [cell.name for cell in experiment(sweep, **values).cells()[0]]
+
+
+def cell(name: str, sweep: dict[str, Any], **values: Any) -> Cell:
+    return next(cell for cell in experiment(sweep, **values).cells()[0] if cell.name == name)
+
+
+@pytest.mark.parametrize("sweep, expected", [
+    ({}, ["samples"]),
+    ({"scale": [5]}, ["samples"]),
+    ({"scale": [0, 2.5]}, ["scale-0", "scale-2.5"]),
+    ({"seed": [0, 1], "scale": [0, 5]}, ["seed-0-scale-0", "seed-0-scale-5", "seed-1-scale-0", "seed-1-scale-5"]),
+    ({"sampler": ["ddpm", "ddim"]}, ["ddpm-50", "ddim25"]),
+    ({"scale": [5, 9], "sampler": ["ddpm", "ddim"]},
+     ["ddpm-50-scale-5", "ddim25-scale-5", "ddpm-50-scale-9", "ddim25-scale-9"]),
+    ({"steps": [10, "ddim20", [0, 500, 999]]}, ["10", "ddim20", "3steps"]),
+    ({"class": ["all", ["three", 8], 4]}, ["class-all", "class-three+8", "class-4"]),
+    ({"sampler": ["ddim"], "eta": [0, 0.5]}, ["eta-0", "eta-0.5"]),
+    ({"precision": ["float32", "bf16"]}, ["precision-float32", "precision-bf16"]),
+])
+def test_cells_are_called_by_what_varies(sweep: dict[str, Any], expected: list[str]) -> None:
+    assert names(sweep) == expected
+
+
+def test_lists_elsewhere_are_one_value() -> None:
+    cells, left_out = experiment({"scale": [1, 2]}, **{"class": ["three", 8], "steps": [0, 500, 999]}).cells()
+    assert left_out == [] and [one.request.classes for one in cells] == [(3, 8)] * 2
+    assert [one.request.steps for one in cells] == [(0, 500, 999)] * 2
+
+
+def test_defaults_follow_the_models_advice_for_each_cell() -> None:
+    both = {"sampler": ["ddpm", "ddim"]}
+    assert (cell("ddpm-50", both).request.steps, cell("ddim25", both).request.steps) == ("50", "ddim25")
+    released = [one.request.scale for one in Experiment.of("mine", {"model": "imagenet128", "sweep": both}).cells()[0]]
+    assert released == [0.5, 1.25]
+    assert [one.request.num_samples for one in experiment(both).cells()[0]] == [20, 20]
+    assert [one.request.steps for one in experiment(both, steps="10").cells()[0]] == ["10", "10"]
+
+
+@pytest.mark.parametrize("sweep, values, kept, told", [
+    ({"sampler": ["ddpm", "ddim"], "eta": [0, 0.5]}, {}, ["ddpm-50", "ddim25-eta-0", "ddim25-eta-0.5"],
+     ["sampler ddpm, eta 0.5 is left out: eta belongs to --sampler ddim, not to ddpm."]),
+    ({"sampler": ["ddpm", "ddim"]}, {"eta": 0.5}, ["ddpm-50", "ddim25"], []),
+    ({"sampler": ["ddpm", "ddim"], "grad_at": ["x_t", "mean"]}, {},
+     ["ddpm-50-grad_at-x_t", "ddpm-50-grad_at-mean", "ddim25-grad_at-x_t"],
+     ["sampler ddim, grad_at mean is left out: grad-at mean belongs to --sampler ddpm"]),
+    ({"class": ["none", 3], "scale": [0, 5]}, {}, ["class-none-scale-0", "class-3-scale-0", "class-3-scale-5"],
+     ["class none, scale 5 is left out: --class none asks for no class, and --scale 5.0"]),
+    ({"class": ["none", 3]}, {"scale": 5}, ["class-none", "class-3"], []),
+    ({"steps": [50, "50"], "scale": [5, 5.0]}, {}, ["samples"], [
+        f"steps {steps}, scale {scale} is left out: it is the same as steps 50, scale 5."
+        for steps, scale in ((50, 5.0), (50, 5), (50, 5.0))]),
+    ({"sampler": ["ddpm"], "steps": ["50", "25"]}, {}, ["50", "25"], []),
+])
+def test_cells_that_mean_nothing_of_their_own_are_left_out_and_told(
+        sweep: dict[str, Any], values: dict[str, Any], kept: list[str], told: list[str]) -> None:
+    cells, left_out = experiment(sweep, **values).cells()
+    assert [one.name for one in cells] == kept and len(left_out) == len(told)
+    assert all(sentence.startswith(start) for sentence, start in zip(left_out, told)), left_out
+
+
+@pytest.mark.parametrize("content, message", [
+    ({"stepps": 3}, "unknown key 'stepps'; did you mean steps?"),
+    ({"swep": {"scale": [1]}}, "unknown key 'swep'; did you mean sweep?"),
+    ({"sweep": {"scales": [1]}}, r"unknown key 'scales' in \[sweep\]; did you mean scale\?"),
+    ({"sweep": {"digests": [{}]}}, r"unknown key 'digests' in \[sweep\]"),
+    ({"sweep": {"scale": []}}, r"scale in \[sweep\] is \[\], and a list to go through is wanted"),
+    ({"sweep": {"scale": 3}}, r"scale in \[sweep\] is 3, and a list to go through is wanted"),
+    ({"sweep": [1]}, r"sweep is \[1\] and not a table; write \[sweep\]"),
+    ({"sweep": {"sampler": [["ddpm"]]}}, r"sampler in \[sweep\] holds a list within the list"),
+    ({"scale": 1, "sweep": {"scale": [3]}}, r"scale stands above \[sweep\] and in it"),
+    ({"judge": "digits-judge", "sweep": {"judge": "digits-judge"}}, r"judge stands above \[sweep\] and in it"),
+    ({"metrics": "FID"}, "metrics is 'FID', and a list of names is wanted"),
+    ({"sweep": {"metrics": []}}, r"metrics is \[\], and a list of names is wanted"),
+    ({"metrics": ["FDI"]}, "there is no metric 'FDI'; there are: FID"),
+    ({"metrics": ["FID"], "features": "judge"}, "FID is by Inception's features and no others"),
+    ({"reference": 3}, "reference is 3, and text in quotes is wanted"),
+    ({"title": 3}, "title is 3, and text in quotes is wanted"),
+    ({"expected": 3}, r"expected is 3 and not a table"),
+    ({"expected": {"FDI": 3}}, r"unknown key 'FDI' in \[expected\]; did you mean FID\?"),
+    ({"expected": {"FID": "low"}}, r"FID in \[expected\] is 'low', and a number is wanted"),
+    ({"sweep": {"scale": ["much"]}}, "scale much: scale: 'much' is not a valid float"),
+    ({"sweep": {"steps": ["50", "1001"]}}, "steps 1001: steps '1001' cannot be made"),
+    ({"sweep": {"classifier": ["digits", "nosuch"]}}, "classifier nosuch: there is no classifier 'nosuch'"),
+    ({"sampler": "ddpm", "sweep": {"eta": [0.5, 1]}}, "no cell is left to draw: eta 0.5 is left out: eta belongs to"),
+    ({"sampler": ["ddpm"], "sweep": {"eta": [0.5, 1]}}, "sampler"),
+])
+def test_what_is_no_experiment_is_refused(content: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as refused:
+        Experiment.of("mine", DIGITS | content).cells()
+    assert str(refused.value).endswith((".", "?"))
+
+
+def test_a_file_that_is_none_or_is_not_there_is_refused_by_its_name() -> None:
+    with pytest.raises(UserError, match="there is no experiment 'digits-scal'; did you mean digits-scale?"):
+        read_experiment("digits-scal")
+    with pytest.raises(UserError, match="there is no experiment 'qqqqq.toml'; the names are: adm-128, .*a path to a TOML file"):
+        read_experiment("qqqqq.toml")
+    Path("mine.toml").write_text("[sweep]\nscale = []\n")
+    with pytest.raises(UserError, match=r"mine.toml: scale in \[sweep\] is \[\]"):
+        read_experiment("mine.toml")
+    Path("mine.toml").write_text("[sweep\n")
+    with pytest.raises(UserError, match="mine.toml cannot be read as TOML"):
+        read_experiment("mine.toml")
+
+
+def test_measures_stand_in_either_place_and_a_precision_is_a_figure_or_the_networks() -> None:
+    above = experiment({"scale": [1, 2]}, metrics=["FID"], judge="digits-judge")
+    within = experiment({"scale": [1, 2], "metrics": ["FID"], "judge": "digits-judge"})
+    assert above.measures == within.measures == {"metrics": ["FID"], "judge": "digits-judge"}
+    assert len(within.cells()[0]) == 2
+    rows = experiment({}, expected=[{"FID": 3, "precision": 0.8}, {"FID": 4.5, "precision": "bf16", "scale": 2}]).expected
+    assert [row["precision"] for row in rows] == [0.8, "bf16"]
+    with pytest.raises(UserError, match="FID"):
+        experiment({}, expected={"FID": True})
+
+
+def test_an_experiment_goes_through_its_record_and_back() -> None:
+    whole = experiment({"scale": [1, 2], "seed": [0, 1]}, title="Mine", metrics=["FID"], expected={"scale": 1, "FID": 3.0})
+    Path("experiment.json").write_text(json.dumps({"name": "mine", "experiment": whole.to_dict(), "cells": {}}))
+    assert read_experiment("experiment.json") == whole
+
+
+def test_runs_are_found_in_sweeps_and_by_themselves() -> None:
+    for folder in ("sweep/a", "sweep/b/upsampled", "sweep/unfinished", "run"):
+        Path(folder).mkdir(parents=True)
+        if "unfinished" not in folder:
+            Path(folder, "evaluation.json").write_text("{}")
+    Path("sweep/experiment.json").write_text(json.dumps({"name": "mine", "experiment": {"title": "T"}}))
+    runs, told = runs_in([Path("sweep")])
+    assert runs == [Path("sweep/a"), Path("sweep/b/upsampled")] and told == {"name": "sweep/experiment.json", "title": "T"}
+    assert runs_in([Path("sweep"), Path("run")]) == ([*runs, Path("run")], None)
+    with pytest.raises(UserError, match="sweep/unfinished has no evaluation.json"):
+        runs_in([Path("sweep/unfinished")])
+
+
+PUBLISHED = [name for name in published() if name.startswith("adm-")]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_row_is_one_run_of_a_released_model_and_says_what_is_expected(
+        name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GUIDED_SAMPLE_CACHE", str(Path("empty").absolute()))
+    one = read_experiment(name)
+    (only,), left_out = one.cells()
+    request, card = only.request, card_of(only.request.model, "denoiser")
+    assert left_out == [] and request.num_samples == 50000 and request.seed == 0 and request.precision == "float32"
+    assert not_downloaded(request)  # so nothing was
+    assert card.space is not None and card.space.schedule.T == 1000
+    conditional = bool(card.class_names)
+    assert request.classes == (("random",) if conditional or request.scale else ("none",))
+    assert str(request.steps) == {"ddim": "ddim25"}.get(request.sampler, "1000" if "lsun" in name else "250")
+    last = DENOISERS[request.upsample or request.model].settings["image_size"]
+    assert one.measures["reference"] == (f"imagenet{last}" if "lsun" not in name else name[4:].replace("-nodropout", ""))
+    assert ("upsampled" in name) == bool(request.upsample) and ("guided" in name) == bool(request.scale)
+    row, = one.expected
+    assert {"FID", "sFID", "precision", "recall"} <= set(row) and set(row) <= {*one.measures["metrics"]}
+    assert 1.5 < row["FID"] < 40 and 0.5 < row["precision"] < 1 and 0.3 < row["recall"] < 0.7
+
+
+@pytest.mark.parametrize("model", [name for name, released in MODELS.items() if released.published != "-"])
+def test_each_published_result_of_a_released_model_is_an_experiment_with_that_figure(model: str) -> None:
+    """But 3.85, of imagenet128-512, whose first stage was guided by a classifier that was not released. (ADM Table 12)"""
+    found = [read_experiment(name) for name in PUBLISHED]
+    figures = [f"{row['FID']:.2f}" for one in found for row in one.expected
+               if model in (one.request["model"], one.cells()[0][0].request.upsample)]
+    for result in MODELS[model].published.split(";"):
+        assert result.split()[0] in figures or result.startswith("3.85"), figures
+
+
+def test_a_published_experiment_is_made_again_by_its_name_and_another_one_of_that_name_by_its_record() -> None:
+    content = read_experiment("digits-scale").to_dict()
+    assert called("digits-scale", content, Path("out")) == "digits-scale"
+    assert called("digits-scale", content | {"num_samples": 7}, Path("out")) == "out/experiment.json"
+
+
+def test_digits_scale_needs_no_download() -> None:
+    one = read_experiment("digits-scale")
+    cells, left_out = one.cells()
+    assert len(cells) == 12 and left_out == [] and not any(not_downloaded(cell.request) for cell in cells)
+    assert {cell.request.scale for cell in cells} == {0, 0.5, 1, 2, 5, 10}

@@ -1,0 +1,262 @@
+"""The report: what is told of runs, by what their folders hold."""
+from __future__ import annotations
+
+import io
+import json
+import re
+from base64 import b64decode
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from guided_sample.report import write_report
+from guided_sample.report.findings import compared, findings
+from guided_sample.report.pictures import picture
+from guided_sample.report.runs import Comparison, Run
+from guided_sample.report.tables import commands, expected_table
+from noisy_clf.errors import UserError
+from tests.guided_sample.measured_runs import JUDGE, evaluation_of, manifest_of, stored_run, sweep
+
+VOID = ("meta", "img", "wbr", "br")
+
+
+class Page(HTMLParser):
+    """Its texts, headings, and addresses; that every element is closed in its turn is asserted."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.headings: list[str] = []
+        self.texts: list[str] = []
+        self.addresses: list[str] = []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.addresses += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.texts.append(text)
+        if self.open[-1:] == ["h2"]:
+            self.headings.append(text)
+
+
+def comparison(folders):
+    return Comparison([Run.read(folder) for folder in folders])
+
+
+def written(folders, experiment=None):
+    return write_report(folders, Path("out"), experiment).read_text(encoding="utf-8")
+
+
+def pixels(address):
+    return np.asarray(Image.open(io.BytesIO(b64decode(address.removeprefix("data:image/png;base64,")))))
+
+
+def test_the_page_is_whole_small_and_asks_nothing_of_a_network():
+    folders, about = sweep(Path("runs")), {"title": "Fruit", "about": "Over scales.", "name": "fruit"}
+    html = written(folders, about)
+    page = Page(html)
+    assert page.headings == ["Side by side", "Trade-off", "By scale", "Steps and time", "By class", "All runs", "Make it again"]
+    assert all(address.startswith(("data:image/png;base64,", "#")) for address in page.addresses)
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|https?:", html)
+    assert len(re.sub("data:image/png[^\"]*", "", html)) < 1e6
+    assert write_report(folders, Path("again"), about).read_text(encoding="utf-8") == html
+
+
+def test_what_is_found_is_told_in_plain_words():
+    c = comparison(sweep(Path("runs")))
+    assert compared(c) == "12 runs of 6 samples: 3 scales, 2 samplers and 2 seeds"
+    assert findings(c) == [
+        f"Best FD{JUDGE}-6 at scale 1 (DDPM, 50 steps): 3.1, mean of 2 seeds, 1.6 times the floor of 2 (real images at N = 5).",
+        "Agreement with the asked class is 99 % or more from scale 1 on (DDPM, 50 steps).",
+        "Recall, the variety, falls from 0.900 at scale 0 to 0.400 at scale 10 (DDPM, 50 steps).",
+        "Other series at their best: DDIM, 25 steps: 4.1 at scale 1, with 0.5 times the network evaluations."]
+
+
+def test_the_best_at_the_end_of_what_was_tried_is_told_so():
+    folders = [stored_run(Path(f"run{scale}"), manifest_of(scale=scale), evaluation_of(FD=9 - scale)) for scale in (1, 2, 3)]
+    assert "It is the largest scale tried" in findings(comparison(folders))[0]
+
+
+def test_what_the_seeds_do_not_tell_apart_is_told():
+    values = {(1.0, 0): 3.0, (1.0, 1): 3.4, (2.0, 0): 3.1, (2.0, 1): 3.5, (5.0, 0): 9.0, (5.0, 1): 9.1}
+    folders = [stored_run(Path(f"{scale}-{seed}"), manifest_of(scale=scale, seed=seed), evaluation_of(FD=value))
+               for (scale, seed), value in values.items()]
+    assert "The seeds' spread does not tell it from scale 2." in findings(comparison(folders))
+
+
+def test_seeds_are_a_mean_a_deviation_and_a_minimum():
+    c = comparison([stored_run(Path(f"run{seed}"), manifest_of(seed=seed), evaluation_of(FD=value))
+                    for seed, value in enumerate((3.0, 4.0, 8.0))])
+    [cell] = c.cells
+    found = cell.metrics[f"FD{JUDGE}"]
+    assert (found.mean, found.least, found.n) == (5, 3, 3) and found.error == pytest.approx(7 ** 0.5)
+    assert "5 ± 2.6 (min 3)" in written([Path(f"run{seed}") for seed in range(3)])
+
+
+def test_of_one_seed_the_error_is_the_evaluation_s():
+    evaluation = evaluation_of(KD=0.1) | {"errors": {f"KD{JUDGE}": 0.02}}
+    [cell] = comparison([stored_run(Path("run"), manifest_of(), evaluation)]).cells
+    assert cell.metrics[f"KD{JUDGE}"].error == 0.02
+
+
+@pytest.mark.parametrize("request_, calls", [
+    ({"steps": "50", "scale": 2.0}, 100), ({"steps": "50", "scale": 0.0}, 50), ({"steps": "ddim25", "sampler": "ddim"}, 50),
+    ({"steps": "10,10", "guide": ["my.py:f"]}, 60), ({"steps": "50", "classifier": None}, 50)])
+def test_network_evaluations_are_the_denoiser_s_and_the_guides(request_, calls):
+    assert Run.read(stored_run(Path("run"), manifest_of(**request_), None)).network_calls == calls
+
+
+def test_a_second_stage_s_network_counts_too():
+    manifest = manifest_of(scale=2.0, upsample="larger", upsample_steps="30")
+    manifest["digests"]["upsample"] = "f" * 64
+    run = Run.read(stored_run(Path("fruit/upsampled"), manifest, None))
+    assert (run.network_calls, run.name) == (130, "fruit")
+
+
+def test_series_are_called_by_what_varies():
+    c = comparison([stored_run(Path(name), manifest_of(**request), evaluation_of(FD=3)) for name, request in {
+        "a": {}, "b": {"steps": "25"}, "c": {"classifier": "runs/mine/best"}, "d": {"sampler": "ddim", "steps": "ddim25"},
+        "e": {"sampler": "ddim", "steps": "25"}}.items()])
+    assert sorted(c.series) == [
+        "DDIM, 25 steps, classifier fruit", "DDIM, 25 steps, classifier fruit (25)", "DDPM, 25 steps, classifier fruit",
+        "DDPM, 50 steps, classifier fruit", "DDPM, 50 steps, classifier mine/best"]
+
+
+def test_another_classifier_of_the_same_name_is_no_further_seed():
+    folders = [stored_run(Path("a"), manifest_of(), evaluation_of(FD=3)), stored_run(Path("b"), manifest_of(seed=1), None)]
+    manifest = json.loads(Path("b/manifest.json").read_text())
+    manifest["digests"]["classifier"] = "9" * 64
+    folders[1] = stored_run(Path("c"), manifest, evaluation_of(FD=4))
+    assert comparison(folders).series == ["DDPM, 50 steps, classifier SHA-256 99999999",
+                                          "DDPM, 50 steps, classifier SHA-256 bbbbbbbb"]
+
+
+def test_runs_measured_against_other_references_are_kept_apart_and_it_is_said():
+    other = evaluation_of(FD=4) | {"reference": {"name": "wood", "digest": "0" * 64}}
+    html = written([stored_run(Path("a"), manifest_of(), evaluation_of(FD=3)), stored_run(Path("b"), manifest_of(), other)])
+    assert "Not all runs were measured alike (reference)" in html and "reference wood" in html
+
+
+def test_what_is_left_out_is_told():
+    run = stored_run(Path("a"), manifest_of(), evaluation_of(FD=3))
+    folders = [run, stored_run(Path("b"), manifest_of(), evaluation_of(FD=3)), stored_run(Path("c"), manifest_of(seed=1), None)]
+    html = written(folders, {"failed": {"d": "its classifier <is> gone"}})
+    assert "and so left out: b." in html and "Not measured, and so left out: c" in html
+    assert "d failed, and is left out: its classifier &lt;is&gt; gone" in html and "6 samples are few." in html
+
+
+def test_what_is_not_measured_is_not_shown():
+    html = written([stored_run(Path("a"), manifest_of(), {"N": 6, "metrics": {"FID": 3.0, "IS": None, "KID": float("nan")}},
+                               pictures=0)])
+    page = Page(html)
+    assert page.headings == ["All runs", "Make it again"] and 'class="chart"' not in html
+    assert not {"nan", "None", "IS", "KID"} & set(page.texts)
+
+
+def test_metrics_by_steps_are_drawn_where_a_sampler_has_several():
+    folders = [stored_run(Path(f"{sampler}{steps}"), manifest_of(sampler, steps), evaluation_of(FD=100 / int(steps) + 1))
+               for sampler in ("ddpm", "ddim") for steps in ("10", "25", "50")]
+    html = written(folders)
+    assert "FD-6 by steps" in html and "FD-6 against time; labels: steps" in html and "by scale" not in html
+
+
+@pytest.mark.parametrize("evil", ["<script>alert(1)</script>", '" onload="x', "a&b"])
+def test_names_are_text_and_never_markup(evil):
+    evaluation = evaluation_of(FD=3, agreement=0.5) | {"warnings": [evil], "names": {f"FD{JUDGE}": evil}}
+    evaluation["by_class"]["class_names"] = [evil, "pear", "plum"]
+    manifests = [manifest_of(scale=scale, model=evil, classifier=evil) for scale in (1.0, 2.0)]
+    folders = [stored_run(Path(f"run{i}"), manifest, evaluation) for i, manifest in enumerate(manifests)]
+    (folders[0] / "samples.jsonl").write_text(json.dumps({"index": 0, "class": 0, "class_name": evil}))
+    html = written(folders, {"title": evil, "about": evil, "name": evil})
+    page = Page(html)
+    assert evil in page.texts and html.count("<script>") == 1 and 'onload="x"' not in html
+
+
+def test_pictures_are_the_samples_of_one_index_in_a_column():
+    html = written(sweep(Path("runs")))
+    sheet = html[html.index('class="sheet"'):]
+    sheet = sheet[sheet.index("<tbody>"):sheet.index("</tbody>")]
+    rows = [[int(pixels(address)[0, 0]) for address in re.findall('src="([^"]*)"', row)] for row in sheet.split("</tr>")[:3]]
+    assert rows == [[0, 10, 20], [1, 11, 21], [10, 20, 30]]  # 10 index + scale: one of each class
+    assert "1: pear, index 1, seed 0" in sheet
+
+
+def test_pictures_come_from_the_archive_where_there_are_no_files():
+    images = np.arange(3 * 4 * 4 * 3, dtype=np.uint8).reshape(3, 4, 4, 3)
+    Path("run").mkdir()
+    np.savez("run/samples.npz", arr_0=images, arr_1=np.arange(3))
+    assert (pixels(picture(Path("run"), 2)) == images[2]).all()
+    assert picture(Path("run"), 3) == "" and picture(Path("elsewhere"), 0) == ""
+
+
+def test_large_pictures_are_shrunk():
+    Path("run").mkdir()
+    Image.fromarray(np.zeros((512, 256, 3), np.uint8)).save("run/000000.png")
+    assert pixels(picture(Path("run"), 0)).shape == (160, 80, 3)
+
+
+def test_a_damaged_picture_is_told():
+    run = stored_run(Path("run"), manifest_of(), evaluation_of(FD=3))
+    (run / "000001.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    with pytest.raises(UserError, match="000001.png is damaged"):
+        written([run])
+
+
+def test_published_figures_stand_beside_those_of_the_same_settings():
+    c = comparison([stored_run(Path(f"run{scale}"), manifest_of(scale=scale, **{"class": ["random"]}),
+                               {"N": 10, "metrics": {"FID": 4.0 + scale, "precision": 0.5}}) for scale in (1.0, 2.0)])
+    html = expected_table(c, [{"scale": 1, "class": "random", "num_samples": 50000, "FID": 4.0, "precision": 0.8},
+                              {"scale": 2, "precision": "bf16", "FID": 1.0}, {"scale": 7, "FID": 1.0}])
+    assert re.findall(r"<td[^>]*>([^<]*)", html) == ["FID", "4", "5", "+1", "+25.0%", "precision", "0.800", "0.500", "-0.3",
+                                                     "-37.5%"]
+    assert expected_table(c, None) == "" == expected_table(c, {"sFID": 3.0})
+
+
+def test_all_that_the_figures_depend_on_is_told():
+    html = written(sweep(Path("runs")), {"name": "fruit", "sweep": {"scale": [0, 1, 10]}})
+    for told in ("a" * 64, "c" * 64, "d" * 64, "configs.model.schedule.T", "versions.torch", "evaluation.digests.judge",
+                 "request.threshold", "guided-sample --request runs/ddpm-scale-0-seed-0/manifest.json", "guided-sweep fruit"):
+        assert told in html, told
+
+
+def test_commands_can_be_pasted_into_a_shell():
+    c = comparison([stored_run(Path("my run"), manifest_of(), evaluation_of(FD=3))])
+    assert commands(c, "a b.toml") == ["guided-sweep 'a b.toml' --out again",
+                                       "guided-sample --request 'my run/manifest.json'", "guided-sweep --report 'my run'"]
+
+
+@pytest.mark.parametrize("classes", [3, 30])
+def test_many_classes_are_lists_and_few_are_coloured(classes):
+    names = [f"kind{k}" for k in range(classes)]
+    counts = np.eye(classes, dtype=int) * 4
+    counts[1, 2] = 3
+    evaluation = evaluation_of(FD=3, agreement=0.9)
+    evaluation["by_class"] = {"class_names": names, "agreement": [0.9] * classes, "confusion": counts.tolist()}
+    html = written([stored_run(Path("run"), manifest_of(), evaluation)])
+    assert ('class="matrix"' in html) == (classes == 3) and ("Taken for another most often" in html) == (classes == 30)
+    assert ">43%<" in html or classes == 3
+
+
+def test_folders_that_are_no_runs_are_refused():
+    Path("empty").mkdir()
+    with pytest.raises(UserError, match="empty is no sampling run's folder: it has no manifest.json"):
+        write_report([Path("empty")], Path("out"))
+    Path("empty/manifest.json").write_text('{"batch": 3}')
+    with pytest.raises(UserError, match="is not that of a run of this toolkit"):
+        write_report([Path("empty")], Path("out"))
+    with pytest.raises(UserError, match="none of the 1 folders has an evaluation.json"):
+        write_report([stored_run(Path("run"), manifest_of(), None)], Path("out"))
+    assert not Path("out").exists()

@@ -1,0 +1,347 @@
+"""A sweep's cells are the runs that guided-sample makes, whoever draws them and whatever was killed; each is evaluated once."""
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+import guided_sample.loading
+import guided_sample.plan
+from guided_sample.cli.sweep import guided_sweep
+from guided_sample.metrics.measures import Measures
+from guided_sample.plan import Plan
+from noisy_clf.errors import UserError
+from tests.commands import assert_refused, contents, invoke, run
+
+SWEEP = {"sampler": ["ddpm", "ddim"], "scale": [0, 3]}
+FOUR = ["ddpm-5-scale-0", "ddpm-5-scale-3", "ddim5-scale-0", "ddim5-scale-3"]
+
+
+@dataclass
+class Measured:
+    """What was asked for: the folders of evaluations, and of the last report, with the experiment that it was told of."""
+
+    evaluated: list[str]
+    report: list[str]
+    experiment: dict[str, Any] | None = None
+    measures: Measures | None = None
+    refuse: Callable[[Path], object] = lambda samples: None
+
+
+@pytest.fixture(autouse=True)
+def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
+    """Evaluations and reports that measure and draw nothing."""
+    told = Measured([], [])
+
+    class Evaluator:
+        def __init__(self, measures: Measures, device: str = "auto") -> None:
+            told.measures = measures
+
+        def evaluate(self, samples: Path) -> dict[str, Any]:
+            told.refuse(samples)
+            told.evaluated.append(samples.name)
+            found = {"N": json.loads((samples / "manifest.json").read_text())["num_samples"], "metrics": {"FID": 1.5}}
+            (samples / "evaluation.json").write_text(json.dumps(found))
+            return found
+
+    def write_report(folders: list[Path], out: Path, experiment: dict[str, Any] | None = None) -> Path:
+        told.report, told.experiment = [folder.name for folder in folders], experiment
+        (out / "report.html").write_text("")
+        return out / "report.html"
+
+    for name, members in (("guided_sample.metrics.evaluation", {"Evaluator": Evaluator}),
+                          ("guided_sample.report", {"write_report": write_report})):
+        module = ModuleType(name)
+        vars(module).update(members)
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr("guided_sample.run.misconfigured", lambda *_: None)
+    return told
+
+
+def write(path: str, sweep: dict[str, Any], **values: Any) -> str:
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()] + ["[sweep]"]
+    Path(path).write_text("\n".join(lines + [f"{key} = {json.dumps(value)}" for key, value in sweep.items()]) + "\n")
+    return path
+
+
+@pytest.fixture
+def mine(denoiser_folder: Path) -> Callable[..., str]:
+    """mine.toml with these values over the tiny model's."""
+    def make(sweep: dict[str, Any] = SWEEP, path: str = "mine.toml", **values: Any) -> str:
+        return write(path, sweep, **{"model": str(denoiser_folder), "num_samples": 4, **values})
+    return make
+
+
+def sweep(*arguments: object) -> Result:
+    return invoke(guided_sweep, *arguments)
+
+
+def swept(*arguments: object) -> str:
+    result = sweep(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def samples(out: str) -> dict[str, bytes]:
+    """The bytes of all cells' images and lines."""
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(Path(out).rglob("*"))
+            if path.suffix in (".png", ".npz", ".jsonl")}
+
+
+def test_each_cell_is_the_run_that_guided_sample_makes_and_is_evaluated_once(
+        mine: Callable[..., str], denoiser_folder: Path, measured: Measured) -> None:
+    told = swept(mine(metrics=["FID", "recall"], judge="j", title="Mine"))
+    assert "4 cells, 16 samples in all, 0 of them drawn already" in told and told.startswith("Mine.")
+    assert "4 cells in sweeps/mine: look at sweeps/mine/report.html" in told
+    assert measured.evaluated == measured.report == FOUR and measured.measures == Measures(None, None, "j", ("FID", "recall"))
+    assert measured.experiment and measured.experiment["sweep"] == SWEEP
+    assert measured.experiment["name"] == "sweeps/mine/experiment.json"  # what makes it again
+    for name in FOUR:
+        sampler, scale = ("ddpm" if "ddpm" in name else "ddim"), name[-1]
+        assert run("--model", denoiser_folder, "--num-samples", 4, "--sampler", sampler, "--scale", scale, "--out", name,
+                   "--no-check").exit_code == 0
+        assert contents(Path(name)) == contents(Path("sweeps/mine", name))
+    swept("mine.toml")
+    assert measured.evaluated == FOUR  # no more than once
+    swept(mine(metrics=["FID"], judge="j"))
+    assert measured.evaluated == FOUR * 2
+    Path("sweeps/mine/ddim5-scale-0/evaluation.json").write_text("{")
+    swept("mine.toml")
+    assert measured.evaluated == [*FOUR * 2, "ddim5-scale-0"]
+
+
+def test_models_are_loaded_once(mine: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    for name in ("load_model", "load_guiding_classifier"):
+        def counted(*arguments: Any, load: Callable[..., Any] = getattr(guided_sample.loading, name)) -> Any:
+            loaded.append(load.__name__)
+            return load(*arguments)
+        monkeypatch.setattr(guided_sample.loading, name, counted)
+    swept(mine({**SWEEP, "seed": [0, 1]}))
+    assert loaded == ["load_model", "load_guiding_classifier"]
+
+
+def test_a_network_in_one_precision_is_not_anothers(mine: Callable[..., str], denoiser_folder: Path) -> None:
+    swept(mine({"precision": ["bf16", "float32"]}))
+    for precision in ("bf16", "float32"):
+        assert run("--model", denoiser_folder, "--num-samples", 4, "--precision", precision, "--out", precision,
+                   "--no-check").exit_code == 0
+        assert contents(Path(precision)) == contents(Path(f"sweeps/mine/precision-{precision}"))
+
+
+def test_cells_of_one_seed_share_their_noise(mine: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, list[bytes]] = {}
+    at_work = ["outlook"]
+
+    class Noise(guided_sample.plan.SampleNoise):
+        def __call__(self) -> Any:
+            noise = super().__call__()
+            drawn.setdefault(at_work[0], []).append(noise.numpy().tobytes())
+            return noise
+
+    draw_stage = Plan.draw_stage
+
+    def told(self: Plan, *arguments: Any) -> Any:
+        at_work[0] = f"{self.request.sampler} {self.request.scale} {self.request.seed}"
+        return draw_stage(self, *arguments)
+
+    monkeypatch.setattr(guided_sample.plan, "SampleNoise", Noise)
+    monkeypatch.setattr(Plan, "draw_stage", told)
+    swept(mine({**SWEEP, "seed": [0, 1]}))
+    assert len(drawn["ddpm 3.0 0"]) >= 5  # x_T, and one a step
+    assert drawn["ddpm 0.0 0"] == drawn["ddpm 3.0 0"] and drawn["ddpm 0.0 0"] != drawn["ddpm 0.0 1"]
+    assert drawn["ddim 0.0 0"][0] == drawn["ddpm 0.0 0"][0]  # x_T
+
+
+def failing_after(count: int, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch after so many more of them fails."""
+    draw_stage, left = Plan.draw_stage, [count]
+
+    def draw(self: Plan, *arguments: Any) -> Any:
+        left[0] -= 1
+        if left[0] == -1:
+            raise error
+        return draw_stage(self, *arguments)
+    monkeypatch.setattr(Plan, "draw_stage", draw)
+
+
+def test_killed_and_gone_on_gives_the_same_bytes(mine: Callable[..., str], measured: Measured) -> None:
+    arguments = [mine(), "--batch-size", 2]
+    swept(*arguments, "--out", "whole")
+    for batches in (0, 1, 2, 3):
+        with pytest.MonkeyPatch.context() as patch:
+            failing_after(batches, RuntimeError("killed"), patch)
+            assert isinstance(sweep(*arguments, "--out", "out").exception, RuntimeError)
+    with pytest.MonkeyPatch.context() as patch:  # while it evaluates
+        patch.setattr(measured, "refuse", lambda folder: 1 / (folder.name != FOUR[2]))
+        assert isinstance(sweep(*arguments, "--out", "out").exception, ZeroDivisionError)
+    measured.evaluated.clear()
+    swept(*arguments, "--out", "out")
+    assert samples("out") == samples("whole") and measured.evaluated == FOUR[2:]
+
+
+def test_ctrl_c_ends_all_cells(mine: Callable[..., str], monkeypatch: pytest.MonkeyPatch, measured: Measured) -> None:
+    failing_after(3, KeyboardInterrupt(), monkeypatch)
+    result = sweep(mine(), "--batch-size", 2)
+    assert_refused(result, "stopped with 2 of 4 images finished in sweeps/mine/ddpm-5-scale-3")
+    assert "Cell 3" not in result.output and measured.evaluated == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_shares_are_the_whole_and_small_cells_spread(mine: Callable[..., str], batch_size: int, measured: Measured) -> None:
+    arguments = [mine(), "--batch-size", batch_size]
+    swept(*arguments, "--out", "whole")
+    measured.evaluated.clear()
+    told = swept(*arguments, "--out", "out", "--shard", "1/2")
+    own = {str(path.parent.name) for path in Path("out").rglob("*.png") if path.name != "grid.png"}
+    if batch_size == 4:
+        assert own == {FOUR[0], FOUR[2]} == set(measured.evaluated)
+        assert "2 of 4 cells are other processes' to finish" in told
+    else:
+        assert own == set(FOUR) and measured.evaluated == [] and "4 of 4 cells are other processes' to finish" in told
+        assert len(list(Path("out").rglob("0*.png"))) == 8
+    assert not Path("out/report.html").exists()
+    swept(*arguments, "--out", "out", "--shard", "2/2")
+    assert samples("out") == samples("whole") and sorted(measured.evaluated) == sorted(FOUR)
+    assert Path("out/report.html").exists()
+
+
+def test_a_cell_that_another_process_evaluates_is_left_to_it(mine: Callable[..., str], measured: Measured) -> None:
+    from guided_sample.at_work import held
+    path = mine()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measured, "refuse", lambda folder: 1 / 0)
+        assert sweep(path).exception
+    lock = held(Path("sweeps/mine", FOUR[1], ".evaluation.lock"))
+    assert lock is not None
+    assert "1 of 4 cells are other processes' to finish" in swept(path)
+    assert measured.evaluated == [name for name in FOUR if name != FOUR[1]] and measured.report == []
+    lock.release()
+    swept(path)
+    assert measured.evaluated[3:] == [FOUR[1]] and measured.report == FOUR
+
+
+def test_a_changed_experiment_is_refused_by_what_differs_and_nothing_is_lost(mine: Callable[..., str]) -> None:
+    swept(mine(num_samples=2))
+    before = samples("sweeps/mine")
+    for sweep_, values, message in (
+            (SWEEP, {"threshold": "none"}, "of the cell ddpm-5-scale-0, threshold 'static' there, 'none' now"),
+            (SWEEP, {"num_samples": 1}, "num_samples 2 there, 1 now"),
+            ({**SWEEP, "scale": [0, 4]}, {}, "of the cell ddpm-5-scale-3, it is not asked for any more"),
+            (SWEEP, {"seed": 7}, "seed 0 there, 7 now")):
+        assert_refused(sweep(mine(sweep_, **{"num_samples": 2, **values})), message,
+                       "sweeps/mine holds results of the experiment as it was before", "choose another --out")
+    assert samples("sweeps/mine") == before
+    shutil.rmtree("sweeps/mine/ddpm-5-scale-3")  # without results there is nothing to keep
+    shutil.rmtree("sweeps/mine/ddim5-scale-3")
+    swept(mine({**SWEEP, "scale": [0, 4]}, num_samples=2))
+
+
+def test_more_seeds_cells_and_samples_may_be_asked_for(mine: Callable[..., str], measured: Measured) -> None:
+    swept(mine({"scale": [0, 3]}, num_samples=2))
+    before = samples("sweeps/mine")
+    measured.evaluated.clear()
+    assert "4 of them drawn already" in swept(mine({"scale": [0, 3], "seed": [0, 1]}, num_samples=2))
+    assert measured.evaluated == ["scale-0-seed-1", "scale-3-seed-1"]
+    assert measured.report == ["scale-0", "scale-0-seed-1", "scale-3", "scale-3-seed-1"]
+    assert samples("sweeps/mine").items() >= before.items()
+    measured.evaluated.clear()
+    swept(mine({"scale": [0, 3], "seed": [0, 1]}, num_samples=3))
+    assert measured.evaluated == measured.report and len(list(Path("sweeps/mine/scale-0").glob("0*.png"))) == 3
+
+
+def test_a_cell_that_fails_is_told_and_the_others_go_on(denoiser_folder: Path, measured: Measured) -> None:
+    shutil.copytree(denoiser_folder, "broken")
+    Path("broken/model.safetensors").unlink()
+    path = write("mine.toml", {"model": ["broken", str(denoiser_folder)]}, num_samples=2)
+    result = sweep(path)
+    assert_refused(result, "1 of 2 cells failed (model-broken), as told above; the same command tries them again")
+    assert "Cell model-broken failed: broken/model.safetensors is missing." in result.output
+    assert len(measured.evaluated) == 1 and measured.report == measured.evaluated
+    assert measured.experiment and measured.experiment["failed"] == {"model-broken": "broken/model.safetensors is missing."}
+    shutil.copy(denoiser_folder / "model.safetensors", "broken")
+    swept(path)
+    assert len(measured.report) == 2
+
+
+def test_an_evaluation_that_fails_is_told_and_the_others_go_on(mine: Callable[..., str], measured: Measured) -> None:
+    def refuse(folder: Path) -> None:
+        if folder.name == FOUR[1]:
+            raise UserError("no such judge.")
+    measured.refuse = refuse
+    result = sweep(mine())
+    assert_refused(result, f"1 of 4 cells failed ({FOUR[1]})")
+    assert f"Cell {FOUR[1]} failed: no such judge." in result.output and measured.report == [FOUR[0], *FOUR[2:]]
+
+
+def test_a_mailed_experiment_gives_the_same_bytes(mine: Callable[..., str]) -> None:
+    swept(mine())
+    Path("elsewhere").mkdir()
+    shutil.copy("mine.toml", "elsewhere/theirs.toml")
+    shutil.copy("sweeps/mine/experiment.json", "elsewhere")
+    swept("elsewhere/theirs.toml")
+    swept("elsewhere/experiment.json", "--out", "again")
+    assert samples("sweeps/mine") == samples("sweeps/theirs") == samples("again")
+
+
+def test_dry_run_tells_the_cells_and_draws_nothing(mine: Callable[..., str], measured: Measured) -> None:
+    told = swept(mine({**SWEEP, "eta": [0, 1]}), "--dry-run")
+    assert "ddim5-scale-3-eta-1: sampler ddim, scale 3, eta 1, 4 samples\n" in told
+    assert "sampler ddpm, scale 3, eta 1 is left out: eta belongs to --sampler ddim" in told
+    assert "6 cells, 24 samples in all, 0 of them drawn already: about 00:00 on cpu (" in told and not Path("sweeps").exists()
+
+
+def test_other_folders_are_not_written_into(mine: Callable[..., str]) -> None:
+    Path("sweeps/mine").mkdir(parents=True)
+    Path("sweeps/mine/thesis.txt").touch()
+    assert_refused(sweep(mine()), "sweeps/mine is there already and is not a sweep's folder; choose another --out")
+    Path("sweeps/mine/thesis.txt").rename("sweeps/mine/experiment.json")
+    assert_refused(sweep("mine.toml"), "sweeps/mine/experiment.json cannot be read as JSON")
+
+
+def test_a_report_of_what_is_there(mine: Callable[..., str], measured: Measured) -> None:
+    swept(mine())
+    Path("sweeps/mine/report.html").unlink()
+    assert "4 runs: look at sweeps/mine/report.html" in swept("--report", "sweeps/mine")
+    assert sorted(measured.report) == sorted(FOUR) and measured.experiment and measured.experiment["sweep"] == SWEEP
+    Path("page").mkdir()
+    swept("--report", f"sweeps/mine/{FOUR[0]}", f"sweeps/mine/{FOUR[2]}", "--out", "page")
+    assert measured.report == [FOUR[0], FOUR[2]] and measured.experiment is None and Path("page/report.html").exists()
+    assert_refused(sweep("--report"), "give the folders of runs or sweeps")
+    assert_refused(sweep("--report", "nowhere"), "nowhere has no evaluation.json")
+
+
+def test_one_experiment_is_wanted(mine: Callable[..., str]) -> None:
+    assert_refused(sweep(), "give one experiment, by its name or its file; --list shows the names")
+    assert_refused(sweep(mine({"scale": []})), "mine.toml: scale in [sweep] is [], and a list to go through is wanted")
+    assert_refused(sweep(mine({"scale": ["much"]})), "mine.toml: scale much: scale: 'much' is not a valid float")
+
+
+LINES = {"--help": "guided-sweep digits-scale", "--list": "expected: FID 4.59, sFID 5.25, IS 186.7, precision 0.82",
+         "nosuch": "there is no experiment 'nosuch'", "adm-64 --dry-run": "64x64_diffusion.pt, 64x64_classifier.pt would be"}
+DRIVER = """
+import json, sys
+from click.testing import CliRunner
+from guided_sample.cli.sweep import guided_sweep
+told = {line: CliRunner().invoke(guided_sweep, line.split()).output for line in json.loads(sys.argv[1])}
+print(json.dumps([told, [name for name in ("torch", "sklearn", "scipy", "matplotlib") if name in sys.modules]]))
+"""
+
+
+def test_what_names_tell_is_told_without_torch() -> None:
+    done = subprocess.run([sys.executable, "-c", DRIVER, json.dumps(list(LINES))], capture_output=True, text=True, check=True,
+                          env=dict(os.environ, GUIDED_SAMPLE_CACHE=str(Path().absolute())))
+    told, heavy = json.loads(done.stdout)
+    assert heavy == [] and not list(Path().iterdir())
+    for line, answer in LINES.items():
+        assert answer in told[line], told[line]
