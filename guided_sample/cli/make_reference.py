@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from guided_sample.metrics.features import extractor_named
-from guided_sample.metrics.features import refuse_unknown as refuse_unknown_features
+from guided_sample.metrics.extractors import extractor_named
+from guided_sample.metrics.extractors import refuse_unknown as refuse_unknown_features
 from guided_sample.metrics.references import dataset_named, write_reference
 from noisy_clf.datasets import refuse_unknown
 from noisy_clf.errors import FriendlyCommand, UserError, disk_trouble

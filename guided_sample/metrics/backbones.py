@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guided_sample.metrics.features import Extractor
+from guided_sample.metrics.extractor import Extractor
 from guided_sample.metrics.resize import in_colour, pillow_bicubic
 from noisy_clf.checkpoints.tensors import refuse_other_tensors
 from noisy_clf.classifier import NoisyClassifier

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -11,36 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from guided_sample.metrics.extractor import Extractor
 from noisy_clf.checkpoints.cache import cache_folder
 from noisy_clf.datasets.read_ahead import read_ahead
 from noisy_clf.errors import UserError
 from noisy_clf.files import alone, atomic_write
 
-if TYPE_CHECKING:  # names are refused before torch is loaded
-    import torch
-
+if TYPE_CHECKING:
     from guided_sample.metrics.pictures import Pictures
 
 CHUNK = 1000  # images
-
-
-@dataclass(frozen=True)
-class Extractor:
-    """A network whose features images are compared by.
-
-    name        "inception", "dinov2", "timm:NAME", "judge:NAME"
-    digest      SHA-256 of its weights
-    kinds       of features: ("pool", "spatial") for inception, else ("pool",)
-    extract     uint8 [B,H,W,C] -> float32 [B,d] of each kind
-    softmax     [2048,1008], Inception's last layer without its bias, for the Inception Score
-    """
-
-    name: str
-    digest: str
-    kinds: tuple[str, ...]
-    extract: Callable[[np.ndarray], dict[str, np.ndarray]]
-    softmax: np.ndarray | None = None
-    batch_size: int = 64
 
 
 @dataclass(frozen=True)
@@ -137,30 +117,3 @@ def refuse_nan(found: dict[str, np.ndarray], batch: range, pictures: Pictures, e
         raise UserError(f"{extractor.name} finds features that are no numbers in image {batch.start} to {batch.stop - 1} of "
                         f"{pictures.name}: its weights are damaged; give others.")
     return found
-
-
-def refuse_unknown(name: str) -> None:
-    """UserError where there are no features of that name, which "judge" are too."""
-    kind, _, rest = name.partition(":")
-    if not (name in ("inception", "judge", "dinov2") or name.startswith("dinov2@") or kind == "timm" and rest):
-        raise UserError(f"unknown features {name!r}; there are: inception, dinov2, dinov2@FILE, timm:NAME, timm:NAME@FILE, "
-                        f"judge.")
-
-
-def extractor_named(name: str, device: torch.device, weights: Path | None = None) -> Extractor:
-    """Of "inception", "dinov2" or "timm:NAME", the latter two with timm's own weights or, with "@FILE" behind them, a file's;
-    a judge's are `judge_extractor`'s.
-
-    weights  a file of Inception's published ones; None: the cache's, downloaded where need be
-    """
-    refuse_unknown(name)
-    if weights is not None and name != "inception":
-        raise UserError(f"--weights is Inception's file, and the features are {name}; give theirs as "
-                        f"{name.partition('@')[0]}@FILE.")
-    if name == "inception":
-        from guided_sample.metrics.inception import inception_extractor
-
-        return inception_extractor(device, weights)
-    from guided_sample.metrics.backbones import timm_extractor
-
-    return timm_extractor(name, device)

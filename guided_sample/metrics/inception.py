@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import inception as blocks
 
-from guided_sample.metrics.features import Extractor
+from guided_sample.metrics.extractor import Extractor
 from guided_sample.metrics.resize import in_colour, tensorflow_bilinear
 from noisy_clf.checkpoints.cache import cache_folder, cached, source
 from noisy_clf.checkpoints.tensors import give_tensors

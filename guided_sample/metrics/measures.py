@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from guided_sample.metrics.features import refuse_unknown
+from guided_sample.metrics.extractors import refuse_unknown
 from noisy_clf.errors import UserError
 
 OF_INCEPTION = ("FID", "sFID", "IS")  # names that no other network's features may have

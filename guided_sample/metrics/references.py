@@ -21,7 +21,7 @@ from noisy_clf.errors import UserError
 from noisy_clf.files import atomic_write
 
 if TYPE_CHECKING:
-    from guided_sample.metrics.features import Extractor
+    from guided_sample.metrics.extractor import Extractor
     from guided_sample.metrics.frechet import Moments
     from noisy_clf.datasets.images import Dataset
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from guided_sample.cli import make_reference as module
 from guided_sample.cli.make_reference import make_reference
-from guided_sample.metrics.features import Extractor
+from guided_sample.metrics.extractor import Extractor
 from guided_sample.metrics.references import reference_named
 from noisy_clf.datasets import load_dataset
 from noisy_clf.errors import UserError

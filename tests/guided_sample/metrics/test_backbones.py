@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from guided_sample.metrics import backbones
 from guided_sample.metrics.backbones import judge_extractor, resampled
-from guided_sample.metrics.features import extractor_named
+from guided_sample.metrics.extractors import extractor_named
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.datasets.images import to_x_0
 from noisy_clf.errors import UserError

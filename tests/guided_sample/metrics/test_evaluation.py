@@ -12,7 +12,8 @@ from click.testing import Result
 
 from guided_sample.cli.eval_samples import eval_samples
 from guided_sample.metrics import features, inception
-from guided_sample.metrics.features import extractor_named, features_of
+from guided_sample.metrics.extractors import extractor_named
+from guided_sample.metrics.features import features_of
 from guided_sample.metrics.pictures import pictures_at
 from tests.commands import assert_refused, invoke, run
 from tests.guided_sample.metrics import random_inception

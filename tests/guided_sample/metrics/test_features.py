@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from guided_sample.metrics import features
-from guided_sample.metrics.features import Extractor, Features, extractor_named, features_of, refuse_unknown
+from guided_sample.metrics.extractor import Extractor
+from guided_sample.metrics.extractors import extractor_named, refuse_unknown
+from guided_sample.metrics.features import Features, features_of
 from guided_sample.metrics.pictures import Pictures
 from noisy_clf.errors import UserError
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from guided_sample.metrics import inception
-from guided_sample.metrics.features import Extractor, extractor_named
+from guided_sample.metrics.extractor import Extractor
+from guided_sample.metrics.extractors import extractor_named
 from noisy_clf.download import digest_of
 from noisy_clf.errors import UserError
 from tests.guided_sample.metrics import inputs, random_inception

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from guided_sample.manifest import Manifest
-from guided_sample.metrics.features import Extractor
+from guided_sample.metrics.extractor import Extractor
 from guided_sample.metrics.pictures import pictures_at, pictures_of
 from guided_sample.metrics.references import (
     PUBLISHED, archive_reference, implied_reference, reference_named, refuse_misfit, write_reference)
