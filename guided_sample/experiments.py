@@ -3,15 +3,16 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from guided_sample.labels import word_of
 from guided_sample.metrics.measures import Measures
-from guided_sample.request import KEYS, Request, with_flags
+from guided_sample.request import KEYS, Request, converted, key_of, with_flags
 from guided_sample.resolve import resolve_names
 from guided_sample.samplers import KNOBS, SAMPLERS
 from noisy_clf.errors import UserError
@@ -23,7 +24,9 @@ MEASURES = ("metrics", "reference", "features", "judge")  # handed on to Measure
 FIGURES = ("FID", "sFID", "IS", "precision", "recall", "KID", "agreement")  # that may be expected
 SEVERAL = ("class", "guide", "steps", "upsample_steps")  # one value of which may be a list
 BARE = ("sampler", "steps")  # first in a cell's name, and without their keys
-LONGEST = 50  # letters of a name's word
+LONGEST, LONGEST_NAME = 50, 150  # letters of a name's word, bytes of a name: file systems take 255
+KINDS = {key_of(one.name): one.metadata["kind"] for one in fields(Request) if one.metadata} | {
+    name: knob.kind for name, knob in KNOBS.items()}  # what the values of a key are
 
 
 @dataclass(frozen=True)
@@ -86,13 +89,13 @@ class Experiment:
         UserError for a value that can be no request's."""
         found: list[tuple[dict[str, Any], Request]] = []
         left_out = []
+        refuse_impossible(self.sweep)
         for values in product(*self.sweep.values()):
             settings = dict(zip(self.sweep, values))
             try:
-                request = resolve_names(Request.of(with_flags(self.request, settings)))
+                request = self.requested(settings)
             except UserError as error:
-                if not self.mean_nothing_together(settings):
-                    raise UserError(f"{told(settings)}: {error}" if settings else str(error)) from error
+                self.refuse_but_idle(settings, error)
                 left_out.append(f"{told(settings)} is left out: {str(error).split(';')[0].rstrip('.')}.")
                 continue
             if same := next((other for other, theirs in found if theirs == request), None):
@@ -103,16 +106,28 @@ class Experiment:
             raise UserError(f"no cell is left to draw: {left_out[0]}")
         return named(found), left_out
 
-    def mean_nothing_together(self, settings: dict[str, Any]) -> bool:
-        """Whether it is for their combination that these settings cannot be had: one of another sampler, or a class's
-        where no class is asked for."""
+    def requested(self, settings: dict[str, Any]) -> Request:
+        return resolve_names(Request.of(with_flags(self.request, settings)))
+
+    def refuse_but_idle(self, settings: dict[str, Any], error: UserError) -> None:
+        """UserError, unless it is for their combination alone that these settings cannot be had."""
+        idle = self.idle_in(settings)
+        try:
+            if not idle:
+                raise error
+            self.requested({key: value for key, value in settings.items() if key not in idle})
+        except UserError as why:
+            raise UserError(f"{told(settings)}: {why}" if settings else str(why)) from why
+
+    def idle_in(self, settings: dict[str, Any]) -> set[str]:
+        """Those of them that serve another sampler, or to ask for a class where none is asked for."""
         values = self.request | settings
         sampler = SAMPLERS.get(str(values.get("sampler", Request.sampler)))
         if sampler is None:
-            return False
+            return set()
         others = set(KNOBS) - set(sampler.knobs) | (set() if sampler.has_mean else {"grad_at"})
         classless = word_of(values.get("class")) == "none"
-        return bool(others & set(settings)) or classless and bool({"scale", "classifier"} & set(settings))
+        return set(settings) & (others | ({"scale", "classifier"} if classless else set()))
 
 
 def published() -> list[str]:
@@ -129,6 +144,8 @@ def read_experiment(name_or_path: str) -> Experiment:
     content, name = read_table(path, "[sweep] and below it scale = [0, 1, 2]", '{"sweep": {"scale": [0, 1, 2]}}'), path.stem
     if is_record(content):
         content, name = content["experiment"], content["name"]
+        if not is_folder_name(name):
+            raise UserError(f"{path} calls its experiment {name!r}, and a name that a folder can have is wanted; correct it.")
     try:
         return Experiment.of(name, content)
     except UserError as error:
@@ -138,6 +155,11 @@ def read_experiment(name_or_path: str) -> Experiment:
 def is_record(content: Mapping[str, Any]) -> bool:
     """Whether it is what a sweep keeps in its folder."""
     return isinstance(content.get("experiment"), dict) and isinstance(content.get("name"), str)
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether it is of a folder in the folder where it is looked for, and never elsewhere."""
+    return name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 
 def runs_in(folders: Iterable[Path]) -> tuple[list[Path], dict[str, Any] | None]:
@@ -176,6 +198,17 @@ def refuse_unknown(values: Iterable[str], known: Iterable[str], where: str = "")
                             + (f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}."))
 
 
+def refuse_impossible(sweep: dict[str, list[Any]]) -> None:
+    """UserError for a value that no request can have, whatever it is combined with."""
+    for key, several in sweep.items():
+        for value in several:
+            try:
+                if value is not None:
+                    converted(KINDS[key], value, key)
+            except UserError as error:
+                raise UserError(f"{told({key: value})}: {error}") from error
+
+
 def text_of(values: dict[str, Any], key: str) -> str:
     text = values.pop(key, "")
     if not isinstance(text, str):
@@ -206,7 +239,7 @@ def checked_rows(expected: Any) -> list[dict[str, Any]]:
     for row in rows:
         refuse_unknown(row, (*FIGURES, *KEYS), "in [expected]")
         for key, value in figures_of(row).items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
                 raise UserError(f"{key} in [expected] is {value!r}, and a number is wanted.")
     return rows
 
@@ -225,7 +258,7 @@ def named(found: list[tuple[dict[str, Any], Request]]) -> list[Cell]:
         words = [word(key, value) for key in keys if (value := value_of(key, settings, request)) is not None]
         if len(words) > 1 and words[1].startswith(words[0]):
             del words[0]  # ddim25 tells of ddim
-        name = "-".join(words) or "samples"
+        name = "-".join(words).encode()[:LONGEST_NAME].decode(errors="ignore") or "samples"
         while name in cells:
             name += "+"
         cells[name] = Cell(name, settings, request)

@@ -68,7 +68,7 @@ class RunFolder:
 
     def _claim(self, others: bool, about: dict[str, Any]) -> None:
         """While `briefly_alone`. A run that finished nothing, and is not at work, has no results to keep apart."""
-        finished = any(self.path.glob("*.png")) or (self.path / NPZ).exists()
+        finished = any(self.path.glob("[0-9]*.png")) or (self.path / NPZ).exists()
         if (there := self._manifest_there()) and (others or finished):
             old, new = self.identity(there[0]), self.identity(self.manifest)
             refuse_other_options(self.path / MANIFEST, filled(old, new, self.defaults), new)

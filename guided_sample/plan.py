@@ -177,8 +177,10 @@ class Plan:
         return True
 
     def leave(self) -> None:
-        """Takes the denoiser off the device, until it is used again."""
+        """Takes the networks off the device, until they are used again."""
         self.denoiser.network.to("cpu")
+        if isinstance(self.classifier, nn.Module):
+            self.classifier.to("cpu")
         self.__dict__.pop("started", None)
 
     def precision(self) -> AbstractContextManager[Any]:

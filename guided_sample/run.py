@@ -64,7 +64,7 @@ def try_out(plan: Plan, tell: Callable[[str], object]) -> None:
     """Tells if the denoiser seems to be mis-configured."""
     name = plan.request.upsample or plan.request.model
     if plan.device.type == "cpu" and plan.denoiser.image_size >= 128:  # half a minute at 256 pixels
-        tell(f"Trying {name} on two noised pictures (--no-check: without) ...")
+        tell(f"Trying {name} on two noised pictures ...")
     plan.denoiser.network.to(plan.device)
     if doubt := misconfigured(plan.denoiser, plan.device, plan.settings_given):
         tell(f"Warning: {name} {doubt}")

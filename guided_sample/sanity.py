@@ -28,8 +28,8 @@ def misconfigured(denoiser: Denoiser, device: torch.device, settings_given: bool
     error = reconstruction_error(denoiser, x_0, much_noise(denoiser.image_size))
     if not error < 1:
         return (f"reconstructs noised pictures with {error:.2g} times the error of predicting their mean: it is probably "
-                f"mis-configured (attention order, number of heads, schedule, ...) or for quite other images, and may sample "
-                f"noise.")
+                f"mis-configured (attention order, number of heads, schedule, ...), trained too little, or for quite other "
+                f"images, and may sample noise.")
     if settings_given:
         error = reconstruction_error(denoiser, x_0[:1], LITTLE_NOISE)
         others = {setting: reconstruction_error(other, x_0[:1], LITTLE_NOISE) for setting, other in other_readings(denoiser)}

@@ -10,20 +10,23 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from guided_sample.at_work import briefly_alone, held
-from guided_sample.experiments import EVALUATION, RECORD, Cell, Experiment, called, measures_of
+from guided_sample.experiments import EVALUATION, RECORD, Cell, Experiment, called, is_folder_name, measures_of
 from guided_sample.folder import NPZ
 from guided_sample.loading import Shelf
 from guided_sample.manifest import MANIFEST
+from guided_sample.metrics.measures import measures_told
+from guided_sample.metrics.npz import sha256_of
 from guided_sample.plan import Plan
 from guided_sample.rehearsal import AROUND, GRID, step_seconds
 from guided_sample.request import Request
-from guided_sample.run import default_batch, run
+from guided_sample.run import default_batch, run, try_out
 from guided_sample.shares import Share
 from noisy_clf.errors import UserError, disk_trouble
 from noisy_clf.execution import device_name, pick_device
@@ -35,6 +38,7 @@ class Sweep:
     """tell    of what goes on
     failed  why, by the names of cells
     wanted  how many samples, of the cells that can be drawn
+    tried   networks that were tried out
     """
 
     experiment: Experiment
@@ -47,6 +51,7 @@ class Sweep:
     failed: dict[str, str] = field(default_factory=dict)
     wanted: dict[str, int] = field(default_factory=dict)
     shelf: Shelf = field(default_factory=Shelf)
+    tried: list[Any] = field(default_factory=list)
 
     def run(self) -> Path | None:
         """Does what is missing; the report's path where all is evaluated. UserError at the end where a cell has failed."""
@@ -56,7 +61,7 @@ class Sweep:
         self.cells = claimed(self.out, self.experiment, self.cells)
         if self.share.talks:
             self.tell(self.outlook())
-        self.draw()
+        self.draw(evaluator)
         self.evaluate(evaluator)
         report = self.report()
         unfinished = [cell.name for cell in self.cells if cell.name not in self.failed and not self.evaluated(cell)]
@@ -90,9 +95,9 @@ class Sweep:
             with suppress(UserError):  # told when its turn comes
                 plan = self.plan(cell)
                 N = plan.request.num_samples or 0
-                there = min(N, len(list(self.samples(cell).glob("[0-9]*.png"))))
+                there = drawn_in(self.samples(cell), N)
                 drawn, total = drawn + there, total + N
-                for stage in [plan] + ([plan.second] if plan.second else []):
+                for stage in stages(plan):
                     size = min(self.batch_size or default_batch(stage.denoiser.image_size), N)
                     cost = cost_of(stage, size, known) if there < N else 0.0
                     seconds += cost * len(stage.steps) * math.ceil((N - there) / size)
@@ -104,21 +109,33 @@ class Sweep:
                 f"{device_name(pick_device(self.device))} for the others, then their evaluation; at most "
                 f"{tqdm.format_sizeof(disk, 'B')} more in {self.out}")
 
-    def draw(self) -> None:
+    def draw(self, evaluator: Any) -> None:
         """This process's share of each cell; another one in each, so that cells of few batches spread over all."""
-        tried: list[Any] = []
-        last: Plan | None = None
         for number, cell in enumerate(self.cells):
             self.say(f"Cell {number + 1} of {len(self.cells)}: {cell.name}")
             share = replace(self.share, number=(self.share.number - 1 + number) % self.share.count + 1)
             with self.told_of(cell):
                 plan = self.plan(cell)
-                if last is not None and last.denoiser.network is not plan.denoiser.network:
-                    last.leave()
-                last, network = plan, plan.denoiser.network
                 self.wanted[cell.name] = plan.request.num_samples or 0
-                run(plan, self.out / cell.name, self.batch_size, self.say, not any(network is one for one in tried), share)
-                tried.append(network)
+                if not self.evaluated(cell):  # what cannot be measured is not drawn for hours first
+                    last = plan.second or plan
+                    C, H, W = last.denoiser.shape
+                    evaluator.check(last.manifest, shape=(H, W, C), labelled=last.labels.any)
+                try:
+                    self.try_out(plan, cell)
+                    run(plan, self.out / cell.name, self.batch_size, self.say, False, share)
+                finally:  # the device is the next cell's, and the evaluation's
+                    for stage in stages(plan):
+                        stage.leave()
+
+    def try_out(self, plan: Plan, cell: Cell) -> None:
+        """Once each network that has something left to draw, whoever draws it; by the process that talks."""
+        for stage, folder in zip(stages(plan), (self.out / cell.name, self.samples(cell))):
+            network, N = stage.denoiser.network, self.wanted[cell.name]
+            if self.share.talks and drawn_in(folder, N) < N and not any(network is one for one in self.tried):
+                self.tried.append(network)
+                try_out(stage, self.tell)
+                stage.leave()
 
     def evaluate(self, evaluator: Any) -> None:
         """The cells that are complete; what another process evaluates is left to it."""
@@ -128,8 +145,7 @@ class Sweep:
                     with self.told_of(cell):
                         if not self.evaluated(cell):  # nor was in the meantime
                             self.tell(f"Evaluating {cell.name}")
-                            found = evaluator.evaluate(self.samples(cell))
-                            write_json(self.samples(cell) / EVALUATION, found | {"measures": self.experiment.measures})
+                            evaluator.evaluate(self.samples(cell))
                 finally:
                     lock.release()
 
@@ -145,13 +161,17 @@ class Sweep:
         return count if type(count) is int else 0
 
     def evaluated(self, cell: Cell) -> bool:
-        """By the same measures, with all samples that there are."""
-        file = self.samples(cell) / EVALUATION
+        """By the same measures, all of these very samples, against the reference as it is."""
+        folder, measures = self.samples(cell), measures_of(self.experiment.measures)
+        file, npz = folder / EVALUATION, folder / NPZ
         if not self.complete(cell) or not file.exists():
             return False
         with suppress(UserError):  # a torn one is made again
-            found = read_json(file)
-            return found.get("measures") == self.experiment.measures and found.get("N") == self.gathered(cell)
+            found, manifest = read_json(file), read_json(folder / MANIFEST)
+            of = manifest.get("digests", {}) | {"samples": digest_of(npz, npz.stat().st_mtime_ns)}
+            return (found.get("measures") == measures_told(measures) and found.get("N") == self.gathered(cell)
+                    and isinstance(digests := found.get("digests"), dict) and digests.items() >= of.items()
+                    and not is_newer(Path(measures.reference or ""), file))
         return False
 
     def report(self) -> Path | None:
@@ -176,6 +196,29 @@ class Sweep:
                 raise
             self.failed[cell.name] = str(error)
             self.tell(f"Cell {cell.name} failed: {error}")
+
+
+def stages(plan: Plan) -> list[Plan]:
+    return [plan] + ([plan.second] if plan.second else [])
+
+
+def drawn_in(folder: Path, N: int) -> int:
+    """How many of N pictures are there."""
+    return min(N, len(list(folder.glob("[0-9]*.png"))))
+
+
+def is_newer(reference: Path, evaluation: Path) -> bool:
+    """Whether it is a file written, or moved there, since. (What is moved keeps its time of writing)"""
+    if not reference.is_file():
+        return False
+    there = reference.stat()
+    return max(there.st_mtime_ns, there.st_ctime_ns) > evaluation.stat().st_mtime_ns
+
+
+@lru_cache(maxsize=None)
+def digest_of(path: Path, written: int) -> str:
+    """SHA-256 of a file as written at that time, ns. (The time alone tells nothing: each run gathers samples.npz anew)"""
+    return sha256_of(path)
 
 
 def cost_of(plan: Plan, size: int, known: dict[tuple[Any, ...], float]) -> float:
@@ -211,7 +254,8 @@ def claimed(out: Path, experiment: Experiment, cells: list[Cell]) -> list[Cell]:
 def begun(out: Path, record: Path) -> dict[str, Request]:
     """The requests on record, by the names of their cells, of those cells that have results."""
     there = read_json(record, way_out="choose another --out, or remove that folder").get("cells")
-    if not isinstance(there, dict) or not all(isinstance(request, dict) for request in there.values()):
+    if not isinstance(there, dict) or not all(
+            isinstance(request, dict) and is_folder_name(name) for name, request in there.items()):
         raise UserError(f"{record} is not that of a sweep of this toolkit; choose another --out.")
     try:
         return {name: Request.of(request) for name, request in there.items()

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 
 from noisy_clf import imagenet
 from noisy_clf.errors import UserError
@@ -17,6 +18,13 @@ def nameless(class_names: tuple[str, ...]) -> bool:
 def same_classes(ours: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
     """Whether two models may mean the same classes: numbers go with any names of as many."""
     return len(ours) == len(theirs) and (ours == theirs or nameless(ours) or nameless(theirs))
+
+
+def numbers_of(ours: Sequence[str], theirs: Sequence[str]) -> list[int] | None:
+    """Their number of each of our classes, by name, in whatever order; None where they are not the same classes."""
+    if same_classes(tuple(ours), tuple(theirs)):
+        return list(range(len(ours)))
+    return [list(theirs).index(name) for name in ours] if sorted(ours) == sorted(theirs) else None
 
 
 def class_index(text: str, class_names: tuple[str, ...]) -> int:

@@ -50,7 +50,8 @@ def pick_device(name: str) -> torch.device:
 def device_name(device: torch.device) -> str:
     import torch
 
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({threads} thread{'s' * (threads > 1)})"
 
 
 def exact_float32() -> None:

@@ -17,7 +17,7 @@ from noisy_clf.errors import FriendlyCommand, UserError
 
 
 @click.command(cls=FriendlyCommand)
-@click.argument("model", default="digits")
+@click.argument("model")
 @click.option("--model-config", metavar="FILE", help="For a .pt file: what its tensors do not tell, as TOML or JSON.")
 @click.option("--model-flags", metavar="FLAGS", help="The same, as the flags that guided-diffusion trained it with.")
 @click.option("--dataset", metavar="NAME|PATH", help=f"Its validation images are used: {', '.join(DATASETS)}, a folder of "
@@ -28,7 +28,7 @@ from noisy_clf.errors import FriendlyCommand, UserError
 @click.option("--steps", metavar="SPEC", help="Of a shorter chain, as guided-sample's: 250, ddim50, ... Its bound is another, "
               "and higher. [default: all T]")
 @click.option("--out", type=click.Path(path_type=Path),
-              help="Folder for evaluation.json, evaluation.png and what is measured. [default: evaluations/MODEL-likelihood]")
+              help="Folder for evaluation.json, evaluation.png and what is measured. [default: evaluations/ and what is asked]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="[default: 64 up to 64 pixels, 16 at 128, 4 at 256]")
 @click.option("--precision", type=click.Choice(["float32", "bf16"]), default="float32", show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
@@ -50,7 +50,7 @@ def eval_ddpm(model: str, model_config: str | None, model_flags: str | None, dat
     settings = read_settings(model_config, model_flags, "denoiser")
     card = card_of(model, "denoiser")
     refuse_by_name(model, card, steps)
-    dataset = known_dataset(model, dataset, data_folder)
+    learned = known_dataset(model, dataset, data_folder)
 
     from guided_sample.evaluation.likelihood import Subject, measured  # torch: what names tell is refused by now
     from guided_sample.evaluation.report import table, verdict
@@ -60,8 +60,8 @@ def eval_ddpm(model: str, model_config: str | None, model_flags: str | None, dat
 
     where = pick_device(device)
     exact_float32()
-    subject = Subject.load(model, settings, dataset, data_folder, images, steps, where, precision, seed, batch_size)
-    out = out or Path("evaluations") / f"{short([model])[0].replace('/', '-')}-likelihood"
+    subject = Subject.load(model, settings, learned, data_folder, images, steps, where, precision, seed, batch_size)
+    out = out or default_out(model, dataset, steps)
     with alone(out, f"evaluates in {out}"), stop_signals() as stop:
         found = measured(subject, out, lambda text: click.echo(text, err=True), lambda: stop.asked)
     N = len(subject.chosen)
@@ -71,6 +71,11 @@ def eval_ddpm(model: str, model_config: str | None, model_flags: str | None, dat
         raise UserError(f"stopped: the above is of {found.images} of {N} images; all that was measured is in {out}: the same "
                         f"command goes on from here.")
     click.echo(f"\nDrawn in {out / 'evaluation.png'}")
+
+
+def default_out(model: str, dataset: str | None, steps: str | None) -> Path:
+    words = [short([model])[0], Path(dataset).name if dataset else None, f"{steps}steps" if steps else None, "likelihood"]
+    return Path("evaluations") / "-".join(word for word in words if word).replace("/", "-")
 
 
 def refuse_by_name(model: str, card: Card, steps: str | None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from guided_sample.metrics.measures import METRICS, Measures
-from noisy_clf.errors import FriendlyCommand
+from noisy_clf.errors import FriendlyCommand, UserError
 
 
 def asked_metrics(ctx: click.Context, param: click.Parameter, asked: str | None) -> tuple[str, ...]:
@@ -47,6 +47,9 @@ def eval_samples(samples: tuple[Path, ...], device: str, **asked: Any) -> None:
     eval-samples runs/a runs/b runs/c --reference photos.npz --features dinov2 --judge timm:resnet50
     """
     measures = Measures(**asked)
+    if missing := [path for path in samples if not path.exists()]:
+        raise UserError(f"there is nothing at {missing[0]}; give a sampling run's folder, an .npz file with arr_0, or a folder "
+                        f"of pictures.")
 
     from guided_sample.metrics.evaluation import Evaluator  # torch: from here on something is loaded
     from guided_sample.metrics.table import over_seeds, table

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from guided_sample.metrics.judge import labels_in
-from guided_sample.metrics.pictures import Pictures
-from noisy_clf.class_names import same_classes
+from guided_sample.metrics.pictures import Pictures, digest_of_images
+from noisy_clf.class_names import numbers_of
 from noisy_clf.datasets.images import ArrayImages, Dataset, LabelledImages
 from noisy_clf.errors import UserError
 from noisy_clf.evaluation.by_noise_level import evaluate
@@ -48,8 +48,8 @@ def classification_accuracy_score(pictures: Pictures, dataset: Dataset, device: 
     labels = numbered_as(dataset, pictures)
     recipe = classifier_recipe(dataset.name, dataset.image_size)
     config = training_config(recipe, len(pictures), seed)
-    about = {"pictures": pictures.digest, "dataset": [dataset.name, dataset.source, len(dataset.validation)],
-             "network": recipe.network, "training": asdict(config)}
+    about = {"pictures": pictures.digest, "dataset": examination(dataset), "network": recipe.network,
+             "training": asdict(config)}
     name = f"cas-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]}"
     kept, folder = pictures.cache / f"{name}.json", pictures.cache / name
     if kept.exists():
@@ -67,6 +67,11 @@ def classification_accuracy_score(pictures: Pictures, dataset: Dataset, device: 
     return clean.accuracy
 
 
+def examination(dataset: Dataset) -> str:
+    """A digest of the images that the classifier is tested on."""
+    return digest_of_images(dataset.validation.images, dataset.source)
+
+
 def numbered_as(dataset: Dataset, pictures: Pictures) -> np.ndarray:
     """The pictures' labels as the dataset numbers its classes, int64 [N]; UserError where it cannot examine their pupil."""
     H, W, C = pictures.shape
@@ -77,10 +82,8 @@ def numbered_as(dataset: Dataset, pictures: Pictures) -> np.ndarray:
         raise UserError(f"{dataset.name} has no validation images to examine a classifier on; give another --cas dataset.")
     ours, theirs = pictures.class_names or dataset.class_names, dataset.class_names
     labels = labels_in(pictures, ours)
-    if same_classes(ours, theirs):
-        return labels
-    if sorted(ours) == sorted(theirs):
-        return np.array([theirs.index(name) for name in ours])[labels]
+    if (numbers := numbers_of(ours, theirs)) is not None:
+        return np.array(numbers)[labels]
     raise UserError(f"{pictures.name} has {len(ours)} classes ({', '.join(ours[:3])}, ...), and {dataset.name} {len(theirs)} "
                     f"({', '.join(theirs[:3])}, ...); give the --cas dataset that has the samples' classes.")
 

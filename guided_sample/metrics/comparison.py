@@ -10,14 +10,16 @@ import numpy as np
 
 from guided_sample.metrics.extractor import Extractor
 from guided_sample.metrics.features import Features, features_of
-from guided_sample.metrics.frechet import Moments, frechet_distance, frechet_infinity, moments
+from guided_sample.metrics.frechet import Moments, frechet_distance, frechet_infinity, moments, of_these
 from guided_sample.metrics.inception_score import inception_score
 from guided_sample.metrics.kernel import kernel_distance
 from guided_sample.metrics.measures import Measures
 from guided_sample.metrics.neighbours import precision_recall, precision_recall_by_class
 from guided_sample.metrics.pictures import Pictures
 from guided_sample.metrics.references import Reference
-from noisy_clf.class_names import same_classes
+from guided_sample.metrics.words import thousands
+from noisy_clf.class_names import numbers_of
+from noisy_clf.errors import UserError
 
 COMPARED_FROM = 10_000  # samples, on which papers compare by FID
 NEIGHBOURS = 3
@@ -50,20 +52,39 @@ class Comparison:
         stored = self.reference.moments_by(self.extractor)
         mine = features_of(self.pictures, self.extractor)
         real = features_of(self.reference.pictures, self.extractor) if self.reference.pictures is not None else None
-        theirs = {kind: stored[kind] if kind in stored else moments(known(real).chunks(kind)) for kind in self.extractor.kinds}
+        theirs = self.moments_of_reference(stored, mine, real)
         self.warn(len(theirs["pool"].mean))
         scaled = self.scaling(theirs["pool"])
         self.distances(mine, theirs, scaled)
+        if real is None:
+            self.found.warnings.append(f"{self.reference.name} has moments and no images: no KID, precision, recall or floor.")
+        if not self.asked.wants("FD_infinity", "KID", "precision", "recall"):
+            return self.floor(real, None, scaled)
         samples = scaled(mine.whole("pool"))
         if self.asked.wants("FD_infinity") and (beyond := frechet_infinity(samples, of_scaled(theirs["pool"], scaled))):
             self.found.metrics[self.named("FD_infinity")], self.found.errors[self.named("FD_infinity")] = beyond
-        if real is None:
-            self.found.warnings.append(f"{self.reference.name} has moments and no images: no KID, precision, recall or floor.")
-            return
-        others = scaled(real.whole("pool"))
-        self.pairs(samples, others)
-        self.floor(real, others)
-        self.classes(samples, others)
+        if real is not None:
+            others = scaled(real.whole("pool"))
+            self.pairs(samples, others)
+            self.classes(samples, others)
+            self.floor(real, others, scaled)
+
+    def moments_of_reference(self, stored: dict[str, Moments], mine: Features, real: Features | None) -> dict[str, Moments]:
+        """By kind of features: as its file has them, or of its images. UserError where they are not of such features."""
+        found = {}
+        for kind in ["pool"] + ["spatial"] * ("spatial" in self.extractor.kinds and self.asked.wants("sFID")):
+            if kind not in stored and real is None:
+                if kind == "spatial":
+                    self.found.warnings.append(f"{self.reference.name} has no moments of spatial features (mu_s): no sFID.")
+                    continue
+                raise UserError(f"{self.reference.name} has neither images nor the moments (mu, sigma) of pooled features; "
+                                f"make it again with make-reference.")
+            found[kind] = stored[kind] if kind in stored else moments(real.chunks(kind))  # type: ignore[union-attr]
+            if len(found[kind].mean) != (d := next(mine.chunks(kind)).shape[1]):
+                raise UserError(f"{self.reference.name} has moments of {len(found[kind].mean)} features, and "
+                                f"{self.extractor.name} tells {d}: they are another network's; give a reference of the same "
+                                f"--features.")
+        return found
 
     def named(self, metric: str) -> str:
         """FID and KID are Inception's alone."""
@@ -80,48 +101,60 @@ class Comparison:
         return lambda features: features / deviation
 
     def distances(self, mine: Features, theirs: dict[str, Moments], scaled: Scaling) -> None:
-        for kind, metrics in (("pool", ("FID", "FD")), ("spatial", ("sFID",))):
-            if kind in self.extractor.kinds and self.asked.wants(*metrics):
-                rescale = scaled if kind == "pool" else lambda features: features
-                distance = frechet_distance(moments(map(rescale, mine.chunks(kind))), of_scaled(theirs[kind], rescale))
-                self.found.metrics[self.named("FD") if kind == "pool" else "sFID"] = distance
+        if self.asked.wants("FID", "FD"):
+            own = moments(map(scaled, mine.chunks("pool")))
+            self.found.metrics[self.named("FD")] = frechet_distance(own, of_scaled(theirs["pool"], scaled))
+        if "spatial" in theirs:
+            self.found.metrics["sFID"] = frechet_distance(moments(mine.chunks("spatial")), theirs["spatial"])
 
     def pairs(self, samples: np.ndarray, others: np.ndarray) -> None:
         if self.asked.wants("KID"):
-            name = self.named("KD")
-            self.found.metrics[name], self.found.errors[name] = kernel_distance(samples, others)
+            self.found.metrics[self.named("KD")], self.found.errors[self.named("KD")] = kernel_distance(samples, others)
         if self.asked.wants("precision", "recall") and min(len(samples), len(others)) > NEIGHBOURS:
             found = precision_recall(others, samples, NEIGHBOURS)
             self.found.metrics |= dict(zip((self.named("precision"), self.named("recall")), found))
 
-    def floor(self, real: Features, others: np.ndarray) -> None:
-        """Real against real: as many as there are samples, or half, drawn once and for all, against those that are left."""
-        n = min(len(self.pictures), len(others) // 2)
-        if n <= NEIGHBOURS:
+    def floor(self, real: Features | None, others: np.ndarray | None, scaled: Scaling) -> None:
+        """Real against real: as many as there are samples, or half, drawn once and for all, against those that are left.
+
+        others  all real features of the pool, scaled, where they are at hand
+        """
+        n = min(len(self.pictures), real.N // 2) if real else 0
+        if real is None or n <= NEIGHBOURS:
             return
-        order = np.random.default_rng(0).permutation(len(others))
-        some, rest = np.sort(order[:n]), np.sort(order[n:])
-        floor: dict[str, float] = {"N": n}
+        order = np.random.default_rng(0).permutation(real.N)
+        parts, floor = (order[:n], order[n:]), self.found.floor
+        floor["N"] = n
         if self.asked.wants("FID", "FD"):
-            floor[self.named("FD")] = frechet_distance(moments([others[some]]), moments([others[rest]]))
-        if "spatial" in self.extractor.kinds and self.asked.wants("sFID"):
+            pool = scaled(real.whole("pool")) if others is None else others
+            floor[self.named("FD")] = frechet_distance(*(moments(of_these(pool, part)) for part in parts))
+        if "sFID" in self.found.metrics:
             spatial = real.whole("spatial")
-            floor["sFID"] = frechet_distance(moments([spatial[some]]), moments([spatial[rest]]))
+            floor["sFID"] = frechet_distance(*(moments(of_these(spatial, part)) for part in parts))
+        if "IS" in self.found.metrics and self.extractor.softmax is not None:
+            floor["IS"] = inception_score(of_these(real.whole("pool"), parts[0]), self.extractor.softmax, SPLIT)[0]
+        if others is None:
+            return
+        some, rest = (others[np.sort(part)] for part in parts)
+        if self.asked.wants("KID"):
+            floor[self.named("KD")] = kernel_distance(some, rest)[0]
         if self.asked.wants("precision", "recall"):
-            found = precision_recall(others[rest], others[some], NEIGHBOURS)
-            floor |= dict(zip((self.named("precision"), self.named("recall")), found))
-        self.found.floor |= floor
+            floor |= dict(zip((self.named("precision"), self.named("recall")), precision_recall(rest, some, NEIGHBOURS)))
 
     def classes(self, samples: np.ndarray, others: np.ndarray) -> None:
-        """Precision and recall of each class by itself, where both sides tell the same classes."""
+        """Precision and recall of each class by itself; an archive without names numbers its classes as the other side does."""
         ours, theirs = self.pictures, self.reference.pictures
-        if theirs is None or ours.labels is None or theirs.labels is None or not self.asked.wants("precision", "recall") \
-                or not ours.class_names or not same_classes(ours.class_names, theirs.class_names):
+        if theirs is None or ours.labels is None or theirs.labels is None or not self.asked.wants("precision", "recall"):
             return
-        K = len(ours.class_names)
-        precision, recall = precision_recall_by_class(others, theirs.labels, samples, ours.labels, K, NEIGHBOURS)
-        self.found.by_class |= {"class_names": list(ours.class_names), "precision": numbers(precision),
-                                "recall": numbers(recall)}
+        names = ours.class_names or theirs.class_names
+        numbers = numbers_of(theirs.class_names or names, names)
+        most = max(ours.labels.max(), theirs.labels.max())
+        if numbers is None or not names or most >= len(names):
+            self.found.warnings.append("precision and recall are not told by class: samples and reference have other classes.")
+            return
+        labels = np.array(numbers)[theirs.labels]
+        found = precision_recall_by_class(others, labels, samples, ours.labels, len(names), NEIGHBOURS)
+        self.found.by_class |= {"class_names": list(names)} | dict(zip(("precision", "recall"), map(numbers_or_null, found)))
 
     def warn(self, d: int) -> None:
         """Of d features."""
@@ -139,12 +172,7 @@ class Comparison:
     def in_turn(self) -> bool:
         """Whether there are as many samples of each class: more evenly spread than chance does it."""
         labels = self.pictures.labels
-        return labels is not None and len(labels) >= 20 and int(np.ptp(np.unique(labels, return_counts=True)[1])) <= 1
-
-
-def known(real: Features | None) -> Features:
-    assert real is not None  # Reference.moments_by has refused one without moments or images
-    return real
+        return labels is not None and len(labels) >= 10 and int(np.ptp(np.unique(labels, return_counts=True)[1])) <= 1
 
 
 def of_scaled(reference: Moments, scaled: Scaling) -> Moments:
@@ -170,10 +198,6 @@ def score(features: Features, extractor: Extractor, order: str, found: Found) ->
         found.warnings.append(f"the Inception Score is of splits of {SPLIT}, and comes out low of {features.N} samples.")
 
 
-def numbers(values: np.ndarray) -> list[float | None]:
-    """As JSON has them: NaN is null."""
+def numbers_or_null(values: np.ndarray) -> list[float | None]:
+    """As JSON has them."""
     return [float(value) if math.isfinite(value) else None for value in values]
-
-
-def thousands(N: int) -> str:
-    return f"{N // 1000}k" if N >= 1000 and N % 1000 == 0 else str(N)

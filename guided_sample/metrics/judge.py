@@ -12,7 +12,7 @@ from tqdm import tqdm
 from guided_sample.manifest import Manifest
 from guided_sample.metrics.pictures import Pictures
 from noisy_clf.checkpoints.by_name import RUNS_MODELS, classifier_folder
-from noisy_clf.class_names import nameless, same_classes
+from noisy_clf.class_names import nameless, numbers_of
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.datasets.images import to_x_0
 from noisy_clf.errors import UserError, enough_memory
@@ -25,13 +25,10 @@ CLEAN_SCHEDULE = NoiseSchedule.named("cosine", 1000)  # for timm's, which have n
 
 
 class Judge(NamedTuple):
-    """digest    SHA-256 of its weights
-    warnings  what lessens the worth of its judgement
-    """
+    """digest: SHA-256 of its weights."""
 
     classifier: NoisyClassifier
     digest: str
-    warnings: list[str]
 
 
 @dataclass(frozen=True)
@@ -40,13 +37,11 @@ class Judgement:
 
     asked      int64 [N]
     seen       int64 [N], the most probable class
-    log_probs  float32 [N], of the class asked for, nats
     """
 
     class_names: tuple[str, ...]
     asked: np.ndarray
     seen: np.ndarray
-    log_probs: np.ndarray
 
     @property
     def agreement(self) -> float:
@@ -72,17 +67,14 @@ def implied_judge(manifest: Manifest) -> str | None:
     return JUDGES.get(str(manifest.request.get("model")))
 
 
-def load_judge(name: str, manifest: Manifest | None, image_size: int, channels: int) -> Judge:
-    """Any classifier, by name or path, that may judge images of this size.
-
-    manifest  of the samples' run, where there is one: UserError where the judge has guided it
-    """
+def load_judge(name: str, image_size: int, channels: int) -> Judge:
+    """Any classifier, by name or path, that may judge images of this size."""
     loaded = load_classifier_whole(name, None, Space(CLEAN_SCHEDULE, image_size, channels))
     theirs = loaded.classifier.image_size, loaded.classifier.channels
     if theirs != (image_size, channels):
         raise UserError(f"the judge {name} sees images of {theirs[0]} pixels a side and {theirs[1]} channels, and these have "
                         f"{image_size} and {channels}; give another --judge, such as timm:NAME@FILE, or none.")
-    return Judge(loaded.classifier, loaded.digest, warnings_of(name, loaded.digest, manifest) if manifest else [])
+    return Judge(loaded.classifier, loaded.digest)
 
 
 def warnings_of(name: str, digest: str, manifest: Manifest) -> list[str]:
@@ -126,12 +118,12 @@ def judged(pictures: Pictures, judge: NoisyClassifier, device: torch.device) -> 
         for images in pictures.batches(size):
             x_0 = to_x_0(torch.tensor(images, device=device).permute(0, 3, 1, 2))  # a copy: the array may be a mapped file
             logits = judge(x_0, torch.zeros(len(x_0), dtype=torch.int64, device=device))
-            found.append(logits[:, columns].log_softmax(dim=1).cpu())
+            found.append(logits[:, columns].cpu())
             bar.update(len(images))
-    log_probs = torch.cat(found).numpy()
-    if not np.isfinite(log_probs).all():
+    told = torch.cat(found).numpy()
+    if not np.isfinite(told).all():
         raise UserError("the judge's output is not a finite number; its weights are damaged, or its training diverged.")
-    return Judgement(names, asked, log_probs.argmax(axis=1), log_probs[np.arange(len(asked)), asked])
+    return Judgement(names, asked, told.argmax(axis=1))
 
 
 def asked_of(pictures: Pictures, judge: NoisyClassifier) -> tuple[np.ndarray, tuple[str, ...], Tensor]:
@@ -142,10 +134,8 @@ def asked_of(pictures: Pictures, judge: NoisyClassifier) -> tuple[np.ndarray, tu
                         f"of {pictures.name} are {W} x {H} with {C}; give another --judge, or none.")
     ours, theirs = pictures.class_names or judge.class_names, judge.class_names
     labels = labels_in(pictures, ours)
-    if same_classes(ours, theirs):
-        return labels, theirs if nameless(ours) else ours, torch.arange(len(ours))
-    if sorted(ours) == sorted(theirs):
-        return labels, ours, torch.tensor([theirs.index(name) for name in ours])
+    if (numbers := numbers_of(ours, theirs)) is not None:
+        return labels, theirs if nameless(ours) else ours, torch.tensor(numbers)
     raise UserError(f"the judge tells {len(theirs)} classes ({', '.join(theirs[:3])}, ...), and {pictures.name} has "
                     f"{len(ours)} ({', '.join(ours[:3])}, ...); give a --judge that learned the same classes.")
 

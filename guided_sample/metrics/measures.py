@@ -1,8 +1,9 @@
 """What is asked of an evaluation, as names: refused by them before anything is loaded."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from guided_sample.metrics.extractors import refuse_unknown
 from noisy_clf.errors import UserError
@@ -41,7 +42,10 @@ class Measures:
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.metrics if name not in METRICS]:
-            raise UserError(f"there is no metric {unknown[0]!r}; there are: {', '.join(METRICS)}.")
+            near = {"KD": "KID"} | {name.lower(): name for name in METRICS}
+            meant = near.get(unknown[0]) or near.get(unknown[0].lower())
+            raise UserError(f"there is no metric {unknown[0]!r}; " + (f"did you mean {meant}?" if meant else
+                            f"there are: {', '.join(METRICS)}."))
         if self.features is not None:
             refuse_unknown(self.features)
         by = self.features or "inception"
@@ -54,3 +58,9 @@ class Measures:
 
     def wants(self, *names: str) -> bool:
         return not self.metrics or any(name in self.metrics for name in names)
+
+
+def measures_told(measures: Measures) -> dict[str, Any]:
+    """What is asked, but for what is not, as JSON has it."""
+    given = {one.name: getattr(measures, one.name) for one in fields(Measures) if getattr(measures, one.name) != one.default}
+    return {name: list(value) if isinstance(value, tuple) else str(value) for name, value in given.items()}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -251,10 +251,10 @@ def pixels_of(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
 # a dataset
 
 
-def pictures_of(dataset: Dataset, part: Literal["train", "validation"], count: int | None = None) -> Pictures:
-    """A dataset's training or validation images, cut to size as it was loaded; of them so many, drawn once and for all."""
-    chosen = dataset.train if part == "train" else dataset.validation
-    name, indices = f"{dataset.name} ({part})", np.arange(len(chosen))
+def pictures_of(dataset: Dataset, count: int | None = None) -> Pictures:
+    """A dataset's training images, cut to size as it was loaded; of them so many, drawn once and for all."""
+    chosen = dataset.train
+    name, indices = dataset.name, np.arange(len(chosen))
     if count is not None and count > len(chosen):
         raise UserError(f"{name} has {len(chosen)} images, and {count} are asked for; ask for fewer, or for all.")
     if count is not None:
@@ -270,7 +270,7 @@ def pictures_of(dataset: Dataset, part: Literal["train", "validation"], count: i
                     cache_folder() / "features", len(indices))
 
 
-def digest_of_images(images: Images, source: str, count: int | None) -> str:
+def digest_of_images(images: Images, source: str, count: int | None = None) -> str:
     """Of an array all bytes, or the digest that its source tells; of files their sizes, and the bytes of a thousand."""
     from noisy_clf.datasets.image_files import ImageFiles
     from noisy_clf.datasets.images import ArrayImages

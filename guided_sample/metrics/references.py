@@ -92,6 +92,8 @@ def reference_named(name: str, image_size: int, channels: int, data: Path | None
         return dataset_reference(name.removeprefix(DATASET), image_size, channels, data)
     if path.is_file():
         return archive_reference(path, str(path))
+    if not path.is_dir() and (path.suffix or path.name != name):
+        raise UserError(f"there is no file or folder {name}; give an .npz file, a folder of pictures, or a reference by name.")
     if not path.is_dir():
         datasets = ", ".join(name for name in DATASETS if name not in PUBLISHED)
         raise UserError(f"there is no reference {name!r}; give one of ADM's ({', '.join(PUBLISHED)}), an .npz file, a folder "
@@ -162,7 +164,7 @@ def dataset_reference(name: str, image_size: int, channels: int, data: Path | No
     """The training images of a dataset by name or path, images of one's own cut to the samples' size and channels."""
     if name in ("imagenet64", "imagenet32") and image_size != (own := int(name.removeprefix("imagenet"))):
         raise misfit("the samples", (image_size, image_size, channels), name, (own, own, 3))
-    return of_pictures(pictures_of(dataset_named(name, image_size, data, grey=name not in DATASETS and channels == 1), "train"))
+    return of_pictures(pictures_of(dataset_named(name, image_size, data, grey=name not in DATASETS and channels == 1)))
 
 
 def dataset_named(name: str, image_size: int | None, data: Path | None, grey: bool = False) -> Dataset:
@@ -175,10 +177,10 @@ def dataset_named(name: str, image_size: int | None, data: Path | None, grey: bo
         return load_dataset(name, image_size, data, grey, classes=False)
 
 
-def refuse_misfit(samples: Pictures, reference: Reference) -> None:
-    """UserError where the two are of other sizes or channels."""
-    if reference.pictures is not None and samples.shape != reference.pictures.shape:
-        raise misfit(samples.name, samples.shape, reference.name, reference.pictures.shape)
+def refuse_misfit(samples: str, shape: tuple[int, int, int], reference: Reference) -> None:
+    """UserError where samples of that shape (H, W, C) are of another size than the reference's images, or channels."""
+    if reference.pictures is not None and shape != reference.pictures.shape:
+        raise misfit(samples, shape, reference.name, reference.pictures.shape)
 
 
 def misfit(samples: str, theirs: tuple[int, int, int], reference: str, shape: tuple[int, int, int]) -> UserError:

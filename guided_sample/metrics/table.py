@@ -7,8 +7,10 @@ from statistics import mean, stdev
 from typing import Any
 
 from guided_sample.manifest import MANIFEST
-from guided_sample.report.words import figure, is_distance, rank
+from guided_sample.metrics.words import figure, rank, spread
 from noisy_clf.files import read_json
+
+FRECHET = ("FID", "FD", "sFID")  # of which a multiple of the floor means something: they are 0 at the least
 
 
 def table(found: dict[str, Any]) -> str:
@@ -20,13 +22,16 @@ def table(found: dict[str, Any]) -> str:
     rows = [("metric", "figure", "error", f"floor (N = {floor['N']})" if floor else "", "")]
     for name in sorted(metrics, key=rank):
         real = floor.get(name)
-        over = f"{metrics[name] / real:.2f} times it" if real and is_distance(name) else ""
+        over = f"{metrics[name] / real:.2f} times it" if real and name.startswith(FRECHET) else ""
         rows.append((found["names"][name], figure(name, metrics[name]),
-                     f"{found['errors'][name]:.2g}" if name in found["errors"] else "",
+                     spread(name, found["errors"][name]) if name in found["errors"] else "",
                      figure(name, real) if real is not None else "", over))
     told += ["", *aligned(rows), ""]
     if found["by_class"].get("agreement"):
         told.append(f"By class: {', '.join(of_classes(found['by_class']))}")
+    if any(real and name.startswith(FRECHET) and metrics[name] < real for name, real in floor.items()):
+        told.append("Below the floor: the samples vary less than real images do, or their classes are spread more evenly; it "
+                    "does not say that they are better than real.")
     return "\n".join([*told, *(f"Warning: {warning}" for warning in found["warnings"])])
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from guided_sample.experiments import RECORD
 from guided_sample.report.page import page
-from guided_sample.report.runs import Comparison, Run
+from guided_sample.report.runs import Compared, Run
 from noisy_clf.errors import UserError
 from noisy_clf.files import atomic_write
 
@@ -15,16 +14,15 @@ def write_report(folders: list[Path], out: Path, experiment: dict[str, Any] | No
     """Writes report.html into the folder `out`, about the runs in these folders; where it is.
 
     experiment  what the runs are of, as its file has it: its title, about and expected (published figures, a row or several,
-                with the request's keys that a row is of) are shown, and by its name, or the record of it in `out`,
-                guided-sweep makes it again
+                with the request's keys that a row is of) are shown; its name is what guided-sweep
+                makes it again by: a published one's, or a file
     """
     runs = [Run.read(folder) for folder in dict.fromkeys(folders)]
     measured = [run for run in runs if run.metrics]
     if not measured:
         raise UserError(f"none of the {len(runs)} folders has an evaluation.json with figures, and a report is made of these; "
                         f"run eval-samples on them first.")
-    called = str(out / RECORD) if (out / RECORD).is_file() else (experiment or {}).get("name")
-    html = page(Comparison(measured), experiment or {}, called, [run.name for run in runs if not run.metrics])
+    html = page(Compared(measured), experiment or {}, [run.name for run in runs if not run.metrics])
     with atomic_write(out / "report.html") as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(html, encoding="utf-8", errors="replace")
     return out / "report.html"

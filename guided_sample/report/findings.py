@@ -3,20 +3,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from guided_sample.report.runs import Cell, Comparison
-from guided_sample.report.words import figure, listed
+from guided_sample.metrics.words import figure
+from guided_sample.report.runs import Compared, Group
+from guided_sample.report.words import listed
 
 MARKS = (0.99, 0.95, 0.9)  # of agreement, worth telling from which scale on
 NOTABLE = 0.02  # of recall
 
 
-def headline(c: Comparison, experiment: dict[str, Any]) -> str:
+def headline(c: Compared, experiment: dict[str, Any]) -> str:
     """The experiment's title, or whose samples these are."""
     models = sorted({str(run.manifest.request.get("model", "")).rstrip("/").split("/")[-1] for run in c.runs})
     return str(experiment.get("title") or f"Samples of {listed(models)}")
 
 
-def compared(c: Comparison) -> str:
+def what_varies(c: Compared) -> str:
     """What varies: "6 scales, 2 samplers and 2 seeds"."""
     counts = [counted(c, key) for key in c.varying if key != "steps" or varies_within_sampler(c)]
     scales = f"{len(c.scales)} scales" if len(c.scales) > 1 else ""
@@ -27,30 +28,30 @@ def compared(c: Comparison) -> str:
     return f"{runs}: {listed(parts)}" if parts else runs
 
 
-def counted(c: Comparison, key: str) -> str:
+def counted(c: Compared, key: str) -> str:
     number = len({repr(run.settings.get(key)) for run in c.runs})
     return f"{number} numbers of steps" if key == "steps" else f"{number} {key}{'es' if key == 'class' else 's'}"
 
 
-def varies_within_sampler(c: Comparison) -> bool:
-    pairs = {(run.settings.get("sampler"), run.steps) for run in c.runs}
+def varies_within_sampler(c: Compared) -> bool:
+    pairs = {(run.sampler, run.steps) for run in c.runs}
     return len(pairs) > len({sampler for sampler, _ in pairs})
 
 
-def findings(c: Comparison) -> list[str]:
+def findings(c: Compared) -> list[str]:
     """A sentence for each thing that there is to say, the most important first."""
-    cell = c.best(c.distance) if c.distance else None
-    if cell is None or c.distance is None:
+    group = c.best(c.distance) if c.distance else None
+    if group is None or c.distance is None:
         return agreement(c, None)
-    told = [f"{nearest(c, cell, c.distance)}{ending(c, cell)}"]
-    return [*told, *ties(c, cell, c.distance), *agreement(c, cell), *recall(c, cell), *others(c, cell, c.distance)]
+    told = [f"{nearest(c, group, c.distance)}{ending(c, group)}"]
+    return [*told, *ties(c, group, c.distance), *agreement(c, group), *recall(c, group), *others(c, group, c.distance)]
 
 
-def nearest(c: Comparison, cell: Cell, metric: str) -> str:
-    value, floors = cell.metrics[metric].mean, c.floors(metric)
-    seeds = f", mean of {len(cell.runs)} seeds" * (len(cell.runs) > 1)
-    told = f"Best {c.called(metric)} at {cell.where}: {figure(metric, value)}{seeds}"
-    if len(c.cells) == 1:
+def nearest(c: Compared, group: Group, metric: str) -> str:
+    value, floors = group.metrics[metric].mean, c.floors(metric)
+    seeds = f", mean of {len(group.runs)} seeds" * (len(group.runs) > 1)
+    told = f"Best {c.called(metric)} at {group.where}: {figure(metric, value)}{seeds}"
+    if len(c.groups) == 1:
         told = f"{c.called(metric)} is {figure(metric, value)}{seeds}"
     if len(floors) == 1 and floors[0][0] > 0:
         N = f" at N = {floors[0][1]}" if floors[0][1] else ""
@@ -58,63 +59,63 @@ def nearest(c: Comparison, cell: Cell, metric: str) -> str:
     return told + "."
 
 
-def ending(c: Comparison, cell: Cell) -> str:
+def ending(c: Compared, group: Group) -> str:
     """Whether the best may lie beyond what was tried."""
-    scales = [one.scale for one in c.of_series(cell.series)]
-    if len(scales) < 3 or cell.scale not in (scales[0], scales[-1]) or cell.scale == 0:
+    scales = [one.scale for one in c.of_series(group.series)]
+    if len(scales) < 3 or group.scale not in (scales[0], scales[-1]) or group.scale == 0:
         return ""
-    return f" It is the {'largest' if cell.scale == scales[-1] else 'smallest'} scale tried: the best may lie beyond."
+    return f" It is the {'largest' if group.scale == scales[-1] else 'smallest'} scale tried: the best may lie beyond."
 
 
-def ties(c: Comparison, cell: Cell, metric: str) -> list[str]:
-    """The cells that the spread of the seeds cannot tell from the best one."""
-    top = cell.metrics[metric]
+def ties(c: Compared, group: Group, metric: str) -> list[str]:
+    """The groups that the spread of the seeds cannot tell from the best one."""
+    top = group.metrics[metric]
     if top.n < 2:
         return []
-    near = [other.where for other in c.cells if other is not cell and (found := other.metrics.get(metric)) and found.n > 1
+    near = [other.where for other in c.groups if other is not group and (found := other.metrics.get(metric)) and found.n > 1
             and abs(found.mean - top.mean) <= ((found.error or 0) ** 2 + (top.error or 0) ** 2) ** 0.5]
     return [f"The seeds' spread does not tell it from {listed(near)}."] if near else []
 
 
-def agreement(c: Comparison, cell: Cell | None) -> list[str]:
-    """From which scale on samples show what they were asked for; in the best cell's series, or the first."""
-    cells = [one for one in c.of_series(cell.series if cell else c.series[0]) if "agreement" in one.metrics]
-    if not cells:
+def agreement(c: Compared, group: Group | None) -> list[str]:
+    """From which scale on samples show what they were asked for; in the best group's series, or the first."""
+    groups = [one for one in c.of_series(group.series if group else c.series[0]) if "agreement" in one.metrics]
+    if not groups:
         return []
-    within = f" ({cells[0].series})" * (len(c.series) > 1)
-    shares = [one.metrics["agreement"].mean for one in cells]
+    within = f" ({groups[0].series})" * (len(c.series) > 1)
+    shares = [one.metrics["agreement"].mean for one in groups]
     for mark in MARKS:
         if shares[-1] >= mark:
-            first = next(i for i in range(len(cells)) if min(shares[i:]) >= mark)
-            if len(cells) == 1:
+            first = next(i for i in range(len(groups)) if min(shares[i:]) >= mark)
+            if len(groups) == 1:
                 break
-            where = "at every scale" if first == 0 else f"from scale {cells[first].scale:g} on"
+            where = "at every scale" if first == 0 else f"from scale {groups[first].scale:g} on"
             return [f"Agreement with the asked class is {mark:.0%} or more {where}{within}.".replace("%", " %")]
-    top = max(range(len(cells)), key=shares.__getitem__)
-    return [f"Agreement with the asked class is {'highest, ' * (len(cells) > 1)}{figure('agreement', shares[top])}"
-            + (f", at scale {cells[top].scale:g}" if len(cells) > 1 else "") + f"{within}."]
+    top = max(range(len(groups)), key=shares.__getitem__)
+    return [f"Agreement with the asked class is {'highest, ' * (len(groups) > 1)}{figure('agreement', shares[top])}"
+            + (f", at scale {groups[top].scale:g}" if len(groups) > 1 else "") + f"{within}."]
 
 
-def recall(c: Comparison, cell: Cell) -> list[str]:
-    """The price: how much of the real images' variety is lost over the scales, in the best cell's series."""
+def recall(c: Compared, group: Group) -> list[str]:
+    """The price: how much of the real images' variety is lost over the scales, in the best group's series."""
     metric = c.first_of("recall", "recall[")
-    cells = [one for one in c.of_series(cell.series) if metric in one.metrics]
-    if metric is None or len(cells) < 2:
+    groups = [one for one in c.of_series(group.series) if metric in one.metrics]
+    if metric is None or len(groups) < 2:
         return []
-    a, b = cells[0].metrics[metric].mean, cells[-1].metrics[metric].mean
+    a, b = groups[0].metrics[metric].mean, groups[-1].metrics[metric].mean
     verb = "falls" if a - b > NOTABLE else "rises" if b - a > NOTABLE else "stays"
-    within = f" ({cell.series})" * (len(c.series) > 1)
-    told = f"from {figure(metric, a)} at scale {cells[0].scale:g} to {figure(metric, b)} at scale {cells[-1].scale:g}"
+    within = f" ({group.series})" * (len(c.series) > 1)
+    told = f"from {figure(metric, a)} at scale {groups[0].scale:g} to {figure(metric, b)} at scale {groups[-1].scale:g}"
     return [f"Recall, the variety, {verb} {told}{within}."]
 
 
-def others(c: Comparison, cell: Cell, metric: str) -> list[str]:
+def others(c: Compared, group: Group, metric: str) -> list[str]:
     """How near the other series come, and at which cost."""
     told = []
     for name in c.series:
         other = c.best(metric, lambda one: one.series == name)
-        if other and name != cell.series and cell.runs[0].network_calls:
-            ratio = other.runs[0].network_calls / cell.runs[0].network_calls
+        if other and name != group.series and group.runs[0].network_calls:
+            ratio = other.runs[0].network_calls / group.runs[0].network_calls
             cost = "as many" if ratio == 1 else f"{ratio:.2g} times the"
             told.append(f"{name}: {figure(metric, other.metrics[metric].mean)}"
                         + (f" at scale {other.scale:g}" if len(c.scales) > 1 else "") + f", with {cost} network evaluations")

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from base64 import b64encode
 from collections.abc import Sequence
@@ -15,26 +14,27 @@ from numpy.lib import format as npy
 from PIL import Image
 
 from guided_sample.folder import LINES, NPZ
-from guided_sample.report.runs import Cell, Comparison, Run
+from guided_sample.report.runs import Compared, Group, Run
 from guided_sample.report.words import h, setting
 from noisy_clf.errors import UserError
+from noisy_clf.files import from_json
 
 COLUMNS, LARGEST = 10, 160  # samples in a row; pixels a side, to which larger pictures are shrunk
 READ = 200  # of samples.jsonl: so many lines
 
 
-def sheets(c: Comparison) -> list[str]:
-    """One for each series of several scales; otherwise one of all cells."""
+def sheets(c: Compared) -> list[str]:
+    """One for each series of several scales; otherwise one of all groups."""
     if len(c.scales) > 1:
-        found = [sheet(cells, name, "scale", [f"{cell.scale:g}" for cell in cells]) for name, cells in c.by_series.items()]
+        found = [sheet(groups, name, "scale", [f"{group.scale:g}" for group in groups]) for name, groups in c.by_series.items()]
     else:
-        found = [sheet(c.cells, setting("seed", c.cells[0].runs[0].seed), "", [cell.series for cell in c.cells])]
+        found = [sheet(c.groups, setting("seed", c.groups[0].runs[0].seed), "", [group.series for group in c.groups])]
     return [one for one in found if one]
 
 
-def sheet(cells: Sequence[Cell], title: str, corner: str, names: Sequence[str]) -> str:
+def sheet(groups: Sequence[Group], title: str, corner: str, names: Sequence[str]) -> str:
     """A table of pictures, of the first seed; nothing where no run has any."""
-    runs = [cell.runs[0] for cell in cells]
+    runs = [group.runs[0] for group in groups]
     indices, headings = columns(runs)
     rows = [(name, run, [picture(run.folder, index) for index in indices]) for name, run in zip(names, runs)]
     rows = [row for row in rows if any(row[2])]
@@ -64,9 +64,9 @@ def columns(runs: Sequence[Run]) -> tuple[list[int], list[str]]:
 def classes_of(run: Run) -> dict[int, str]:
     """What the first samples show, by their index; nothing of those that were asked for no class."""
     found: dict[int, str] = {}
-    with suppress(OSError, ValueError, KeyError, TypeError), open(run.folder / LINES, encoding="utf-8") as file:
+    with suppress(OSError, ValueError, KeyError, TypeError, OverflowError), open(run.folder / LINES, encoding="utf-8") as file:
         for text in islice(file, READ):
-            told = json.loads(text)
+            told = from_json(text)
             if told["class"] is not None:
                 found[int(told["index"])] = str(told.get("class_name") or told["class"])
     return found

@@ -1,7 +1,6 @@
 """Runs as a report sees them: what tells them apart, and what was measured of each, over the seeds."""
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from guided_sample.manifest import ABOUT, MANIFEST, Manifest
-from guided_sample.report.words import best, is_distance, rank, setting
+from guided_sample.metrics.words import best, is_distance, rank
+from guided_sample.report.checks import EVALUATION_KINDS, LARGEST, MANIFEST_KINDS, checked, finite, is_number
+from guided_sample.report.words import setting
 from guided_sample.samplers import KNOBS
 from guided_sample.steps import kept_timesteps
 from noisy_clf.errors import UserError
@@ -22,7 +23,7 @@ BESIDE = ("num_samples", "scale", "seed")  # of the request: not in a series' na
 
 
 class Statistic(NamedTuple):
-    """Of a metric in a cell: its mean over `n` seeds, the least of them, and an error: their standard deviation, or of one
+    """Of a metric in a group: its mean over `n` seeds, the least of them, and an error: their standard deviation, or of one
     alone what the evaluation tells of it (None: nothing)."""
 
     mean: float
@@ -50,9 +51,11 @@ class Run:
         manifest = Manifest.of(content, file)
         if manifest is None:
             raise UserError(f"{file} is not that of a run of this toolkit; leave out that folder.")
-        measured = folder / EVALUATION
-        evaluation = read_json(measured, "run eval-samples on the folder again") if measured.is_file() else {}
-        return cls(folder, manifest, {key: content[key] for key in ABOUT if key in content}, evaluation)
+        about = {key: content[key] for key in ABOUT if key in content}
+        checked({**vars(manifest), **about}, MANIFEST_KINDS, file, "leave out that folder, or draw it again")
+        measured, again = folder / EVALUATION, "run eval-samples on the folder again"
+        evaluation = checked(read_json(measured, again), EVALUATION_KINDS, measured, again) if measured.is_file() else {}
+        return cls(folder, manifest, about, evaluation)
 
     @property
     def name(self) -> str:
@@ -67,6 +70,10 @@ class Run:
         return int(self.manifest.request.get("seed") or 0)
 
     @property
+    def sampler(self) -> str:
+        return str(self.manifest.request.get("sampler"))
+
+    @property
     def N(self) -> int | None:
         return self.evaluation.get("N")
 
@@ -77,17 +84,16 @@ class Run:
 
     @cached_property
     def floor(self) -> dict[str, float]:
-        return {key: value for key, value in finite(self.evaluation.get("floor")).items() if key != "N"}
+        return {metric: value for metric, value in finite(self.evaluation.get("floor")).items() if metric != "N"}
 
     @property
     def by_class(self) -> dict[str, Any]:
-        found = self.evaluation.get("by_class")
-        return found if isinstance(found, dict) else {}
+        return self.evaluation.get("by_class") or {}
 
     @property
     def images_per_second(self) -> float | None:
         speed = (self.about.get("last_run") or {}).get("images_per_second")
-        return speed if isinstance(speed, int | float) and speed > 0 else None
+        return speed if speed and speed * LARGEST > 1 else None
 
     @cached_property
     def steps(self) -> int:
@@ -103,11 +109,11 @@ class Run:
         return self.steps * (1 + int(guided)) + enlarging
 
     def stage(self, key: str, model: str) -> int:
-        spec = self.manifest.request.get(key, "")
-        T = ((self.manifest.configs.get(model) or {}).get("schedule") or {}).get("T", 1000)
+        spec = self.manifest.request.get(key) or ""
+        T = ((self.manifest.configs.get(model) or {}).get("schedule") or {}).get("T") or 1000
         try:
             return len(kept_timesteps(spec, T))
-        except UserError:
+        except (UserError, ValueError):  # of thousands of digits
             return 0
 
     @cached_property
@@ -122,10 +128,10 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Group:
     """Runs that differ in their seed alone.
 
-    series  the name of the cells that differ from this one in the scale alone
+    series  the name of the groups that differ from this one in the scale alone
     where   how the report calls it: "scale 2 (DDPM, 50 steps)"
     """
 
@@ -159,8 +165,8 @@ class Cell:
                 for column in zip(*(row for row in rows if row))]
 
 
-class Comparison:
-    """What a report compares, runs that were measured: in cells, in the order of their series, then of their scales."""
+class Compared:
+    """What a report compares, runs that were measured: in groups, in the order of their series, then of their scales."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         keys = dict.fromkeys(key for run in runs for key in run.settings)
@@ -169,7 +175,7 @@ class Comparison:
         series = self._series()
         self.series = list(series)
         several_scales = len({run.scale for run in runs}) > 1
-        self.cells: list[Cell] = []
+        self.groups: list[Group] = []
         self.repeated: list[str] = []  # the names of runs that tell nothing new: of another's settings and seed
         for name, members in series.items():
             for scale in sorted({run.scale for run in members}):
@@ -178,7 +184,7 @@ class Comparison:
                     if seeds.setdefault(run.seed, run) is not run:
                         self.repeated.append(run.name)
                 told = f"scale {scale:g}" + f" ({name})" * (len(series) > 1) if several_scales else name
-                self.cells.append(Cell(tuple(seeds.values()), name, told))
+                self.groups.append(Group(tuple(seeds.values()), name, told))
 
     def _varies(self, key: str) -> bool:
         """Whether runs have several values of it; not of a sampler's own knob that another sampler lacks."""
@@ -195,27 +201,27 @@ class Comparison:
     def _series(self) -> dict[str, list[Run]]:
         """By their names, which say the sampler, the steps, and what else varies. (DDPM, 50 steps)"""
         keys = ["sampler", "steps", *(key for key in self.varying if key not in ("sampler", "steps"))]
-        groups: dict[tuple[str, ...], list[Run]] = {}
+        alike: dict[tuple[str, ...], list[Run]] = {}
         for run in self.runs:
-            groups.setdefault(tuple(repr(run.settings.get(key)) for key in keys), []).append(run)
+            alike.setdefault(tuple(repr(run.settings.get(key)) for key in keys), []).append(run)
         named: dict[str, list[Run]] = {}
-        for members in groups.values():
+        for members in alike.values():
             name = told(members[0].settings, keys)
             if name in named:  # by other words for as many steps
                 name = f"{name} ({members[0].settings.get('steps')})"
             named[name if name not in named else f"{name} #{len(named) + 1}"] = members
-        return dict(sorted(named.items(), key=lambda one: (str(one[1][0].settings.get("sampler")), one[1][0].steps, one[0])))
+        return dict(sorted(named.items(), key=lambda one: (one[1][0].sampler, one[1][0].steps, one[0])))
 
     @property
     def measured_by(self) -> set[str]:
         """The settings that are digests of networks whose features were compared."""
         return {f"{key} SHA-256" for run in self.runs for key in run.evaluation.get("features") or {}}
 
-    def of_series(self, name: str) -> list[Cell]:
-        return [cell for cell in self.cells if cell.series == name]
+    def of_series(self, name: str) -> list[Group]:
+        return [group for group in self.groups if group.series == name]
 
     @property
-    def by_series(self) -> dict[str, list[Cell]]:
+    def by_series(self) -> dict[str, list[Group]]:
         return {name: self.of_series(name) for name in self.series}
 
     @cached_property
@@ -228,7 +234,7 @@ class Comparison:
 
     @property
     def seeds(self) -> int:
-        return max(len(cell.runs) for cell in self.cells)
+        return max(len(group.runs) for group in self.groups)
 
     def called(self, metric: str) -> str:
         """With the number of samples in it, where that is one."""
@@ -240,11 +246,11 @@ class Comparison:
         several = len({name.partition("[")[2] for name in self.metrics if is_distance(name)}) > 1
         return self.called(metric) if several else re.sub(r"\[.*]", "", self.called(metric))
 
-    def best(self, metric: str, among: Callable[[Cell], bool] = lambda cell: True) -> Cell | None:
-        """The cell with the metric's best mean; None where it was not measured, or it is not known which is best."""
-        measured = [cell for cell in self.cells if metric in cell.metrics and among(cell)]
-        value = best(metric, [cell.metrics[metric].mean for cell in measured]) if measured else None
-        return next((cell for cell in measured if cell.metrics[metric].mean == value), None)
+    def best(self, metric: str, among: Callable[[Group], bool] = lambda group: True) -> Group | None:
+        """The group with the metric's best mean; None where it was not measured, or it is not known which is best."""
+        measured = [group for group in self.groups if metric in group.metrics and among(group)]
+        value = best(metric, [group.metrics[metric].mean for group in measured]) if measured else None
+        return next((group for group in measured if group.metrics[metric].mean == value), None)
 
     def first_of(self, *metrics: str) -> str | None:
         """The first of these that was measured; a name that ends in "[" stands for any network's features."""
@@ -269,14 +275,6 @@ class Comparison:
 
 def told(settings: dict[str, Any], keys: Sequence[str]) -> str:
     return ", ".join(setting(key, settings[key]) for key in keys if settings.get(key) not in (None, []))
-
-
-def finite(values: Any) -> dict[str, float]:
-    return {key: value for key, value in values.items() if is_number(value)} if isinstance(values, dict) else {}
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def flat(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:

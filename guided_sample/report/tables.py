@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 from guided_sample.experiments import figures_of
 from guided_sample.manifest import MANIFEST
-from guided_sample.report.runs import Cell, Comparison, Run, flat, is_number
-from guided_sample.report.words import best, figure, h, is_distance, number, spread, thousands
+from guided_sample.metrics.words import best, figure, is_distance, number, spread, thousands
+from guided_sample.report.checks import is_number
+from guided_sample.report.runs import Compared, Group, Run, flat
+from guided_sample.report.words import h
 
 TALL = 60  # rows
 FEW = 20  # classes: up to so many are shown in colours, more as a list
@@ -24,7 +26,7 @@ class Entry(NamedTuple):
     share: float | None = None
 
     def html(self) -> str:
-        value = f' data-v="{self.value!r}"' if self.value is not None else ""
+        value = f' data-v="{h(repr(self.value))}"' if self.value is not None else ""
         style = f' class="{self.style}"' if self.style else ""
         share = f' style="--v:{self.share:.3f}"' if self.share is not None else ""
         return f"<td{style}{value}{share}>{h(self.text)}</td>"
@@ -51,36 +53,36 @@ def breakable(name: str) -> str:
     return h(name).replace("[", "<wbr>[").replace(":", ":<wbr>")
 
 
-def cells_table(c: Comparison) -> str:
-    """Over the seeds: mean and deviation, of distances the least one too; nothing where no cell has several."""
+def groups_table(c: Compared) -> str:
+    """Over the seeds: mean and deviation, of distances the least one too; nothing where no group has several."""
     if c.seeds < 2:
         return ""
     rows = []
-    for cell in c.cells:
-        entries = [Entry(str(len(cell.runs)), len(cell.runs), "n")]
+    for group in c.groups:
+        entries = [Entry(str(len(group.runs)), len(group.runs), "n")]
         for metric in c.metrics:
-            found = cell.metrics.get(metric)
+            found = group.metrics.get(metric)
             if found is None:
                 entries.append(Entry(""))
                 continue
             text = figure(metric, found.mean) + (f" ± {spread(metric, found.error)}" if found.error is not None else "")
             least = f" (min {figure(metric, found.least)})" * (is_distance(metric) and found.n > 1)
             entries.append(Entry(text + least, found.mean, "n"))
-        rows.append((cell.where, entries))
+        rows.append((group.where, entries))
     return table(["setting", "seeds", *map(c.called, c.metrics)], rows,
                  caption="Over the seeds: mean ± standard deviation, of distances the least too")
 
 
-def runs_table(c: Comparison) -> str:
+def runs_table(c: Compared) -> str:
     """Every run, with its figures, speed and network evaluations. The best of a column is bold."""
     bests = {metric: best(metric, [run.metrics[metric] for run in c.runs if metric in run.metrics]) for metric in c.metrics}
     several_N = len({run.N for run in c.runs}) > 1
     head = ["run", *["series"] * (len(c.series) > 1), "scale", "seed", *["N"] * several_N, *map(c.called, c.metrics),
             "network evaluations", "images a second"]
     rows = []
-    for cell in c.cells:
-        for run in cell.runs:
-            entries = [Entry(cell.series)] * (len(c.series) > 1)
+    for group in c.groups:
+        for run in group.runs:
+            entries = [Entry(group.series)] * (len(c.series) > 1)
             entries += [Entry(f"{run.scale:g}", run.scale, "n"), Entry(str(run.seed), run.seed, "n")]
             entries += [Entry(str(run.N or ""), run.N, "n")] * several_N
             entries += [measured(run, metric, bests[metric]) for metric in c.metrics]
@@ -98,7 +100,7 @@ def measured(run: Run, metric: str, top: float | None) -> Entry:
     return Entry(figure(metric, value), value, "n best" if value == top else "n")
 
 
-def floor_row(c: Comparison, several_N: bool) -> str:
+def floor_row(c: Compared, several_N: bool) -> str:
     """Real images against real ones, as many as they were: the table's foot, which is not sorted."""
     sizes = sorted({N for metric in c.metrics for _, N in c.floors(metric) if N})
     if not any(c.floors(metric) for metric in c.metrics):
@@ -110,35 +112,35 @@ def floor_row(c: Comparison, several_N: bool) -> str:
     return f'<tr><th scope="row">{h(told)}</th>{blank}{figures}<td></td><td></td></tr>'
 
 
-def class_strips(c: Comparison) -> list[str]:
-    """Agreement by class, a row a cell, of few classes."""
-    names = class_names(c.cells)
+def class_strips(c: Compared) -> list[str]:
+    """Agreement by class, a row a group, of few classes."""
+    names = class_names(c.groups)
     if not 0 < len(names) <= FEW:
         return []
     if len(c.scales) == 1:
-        found = [strip(c.cells, ["setting", *names], "", lambda cell: cell.series)]
+        found = [strip(c.groups, ["setting", *names], "", lambda group: group.series)]
     else:
-        found = [strip(cells, ["scale", *names], series, lambda cell: f"{cell.scale:g}")
-                 for series, cells in c.by_series.items()]
+        found = [strip(groups, ["scale", *names], series, lambda group: f"{group.scale:g}")
+                 for series, groups in c.by_series.items()]
     return [one for one in found if one]
 
 
-def strip(cells: Sequence[Cell], head: Sequence[str], series: str, name: Callable[[Cell], str]) -> str:
-    """Per cent in colours, a row a cell; nothing where no cell was measured by class."""
-    rows = [(name(cell), [Entry("" if share is None else f"{100 * share:.0f}", share, "heat", share) for share in shares])
-            for cell in cells if (shares := cell.class_agreement())]
+def strip(groups: Sequence[Group], head: Sequence[str], series: str, name: Callable[[Group], str]) -> str:
+    """Per cent in colours, a row a group; nothing where no group was measured by class."""
+    rows = [(name(group), [Entry("" if share is None else f"{100 * share:.0f}", share, "heat", share) for share in shares])
+            for group in groups if (shares := group.class_agreement())]
     title = "Agreement by class, per cent" + f": {series}" * bool(series)
     return table(head, rows, "matrix", title) if rows else ""
 
 
-def class_names(cells: Sequence[Cell]) -> list[str]:
-    lists = (run.by_class.get("class_names") for cell in cells for run in cell.runs)
+def class_names(groups: Sequence[Group]) -> list[str]:
+    lists = (run.by_class.get("class_names") for group in groups for run in group.runs)
     return list(map(str, next(filter(None, lists), [])))
 
 
-def class_table(cell: Cell) -> str:
-    """What was measured by class, of one cell's first run."""
-    found = cell.runs[0].by_class
+def class_table(group: Group) -> str:
+    """What was measured by class, of one group's first run."""
+    found = group.runs[0].by_class
     names = list(map(str, found.get("class_names") or []))
     kinds = [kind for kind, values in found.items() if isinstance(values, list) and len(values) == len(names)
              and any(map(is_number, values))]
@@ -147,16 +149,16 @@ def class_table(cell: Cell) -> str:
     rows = [(name, [Entry(figure(kind, found[kind][k]) if is_number(found[kind][k]) else "",
                           found[kind][k] if is_number(found[kind][k]) else None, "n") for kind in kinds])
             for k, name in enumerate(names)]
-    return table(["class", *kinds], rows, caption=f"By class: {cell.where}, seed {cell.runs[0].seed}")
+    return table(["class", *kinds], rows, caption=f"By class: {group.where}, seed {group.runs[0].seed}")
 
 
-def confusion(cell: Cell) -> str:
+def confusion(group: Group) -> str:
     """Which class was asked for, and which the judge saw: all pairs, or of many classes the most frequent confusions."""
-    run = cell.runs[0]
+    run = group.runs[0]
     counts, names = run.by_class.get("confusion") or [], list(map(str, run.by_class.get("class_names") or []))
     if not names or len(counts) != len(names) or any(len(row) != len(names) for row in counts):
         return ""
-    title = f"{cell.where}, seed {run.seed}"
+    title = f"{group.where}, seed {run.seed}"
     if len(names) > FEW:
         pairs = sorted(((count, i, k) for i, row in enumerate(counts) for k, count in enumerate(row) if count and i != k),
                        reverse=True)[:15]
@@ -168,24 +170,24 @@ def confusion(cell: Cell) -> str:
     return table(["asked \\ seen", *names], rows, "matrix", f"Confusion: {title}")
 
 
-def expected_table(c: Comparison, expected: Any) -> str:
+def expected_table(c: Compared, expected: Any) -> str:
     """Published figures beside those measured with the same settings; nothing where no run has them."""
     wanted = [row for row in (expected if isinstance(expected, list) else [expected]) if isinstance(row, dict)]
     rows = []
     for row in wanted:
         figures = {metric: value for metric, value in figures_of(row).items() if is_number(value)}
         given = {key: value for key, value in row.items() if key not in (*figures, "num_samples")}
-        for cell in c.cells:
-            if all(same(cell.runs[0].manifest.request.get(key), value) for key, value in given.items()):
-                rows += [(cell.where, compared(c, metric, value, cell)) for metric, value in figures.items()
-                         if metric in cell.metrics]
+        for group in c.groups:
+            if all(same(group.runs[0].manifest.request.get(key), value) for key, value in given.items()):
+                rows += [(group.where, expected_row(c, metric, value, group)) for metric, value in figures.items()
+                         if metric in group.metrics]
     if not rows:
         return ""
     return table(["setting", "metric", "expected", "measured", "measured - expected", "in per cent"], rows)
 
 
-def compared(c: Comparison, metric: str, value: float, cell: Cell) -> list[Entry]:
-    found = cell.metrics[metric]
+def expected_row(c: Compared, metric: str, value: float, group: Group) -> list[Entry]:
+    found = group.metrics[metric]
     off = found.mean - value
     share = off / value if value else None
     return [Entry(c.called(metric)), Entry(figure(metric, value), value, "n"),
@@ -201,14 +203,14 @@ def same(there: Any, wanted: Any) -> bool:
     return one == other
 
 
-def settings_tables(c: Comparison) -> str:
+def settings_tables(c: Compared) -> str:
     """All that the figures depend on: what is the same in all runs, and what is not, by run."""
     whole = [dict(told_of(run)) for run in c.runs]
     keys = dict.fromkeys(key for one in whole for key in one)
     common = [key for key in keys if len({repr(one.get(key)) for one in whole}) == 1]
     varied = [key for key in keys if key not in common]
-    found = table(["setting", "value"], [(key, [Entry(plain_text(whole[0][key]), None, "code")]) for key in common], "plain",
-                  "The same in all runs")
+    found = table(["setting", "value"], [(key, [Entry(plain_text(whole[0].get(key)), None, "code")]) for key in common],
+                  "plain", "The same in all runs")
     if varied:
         found += table(["run", *varied], [
             (run.name, [Entry(plain_text(one.get(key)), one[key] if is_number(one.get(key)) else None, "code")
@@ -230,7 +232,7 @@ def plain_text(value: Any) -> str:
     return text if len(text) <= 400 else text[:397] + "..."
 
 
-def commands(c: Comparison, experiment: str | None) -> list[str]:
+def commands(c: Compared, experiment: str | None) -> list[str]:
     """That make it again: all of it where it is an experiment's (its name, or its file), each run, and this page."""
     folders = [run.folder for run in c.runs]
     made = [f"guided-sweep {shlex.quote(experiment)} --out again"] if experiment else []

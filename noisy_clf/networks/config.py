@@ -76,7 +76,8 @@ class TorsoConfig:
         for width in {self.widths[level] for level in range(len(self.widths)) if self.attends(level)} | {self.widths[-1]}:
             if width % (self.head_channels or self.heads):
                 raise UserError(f"{width} channels do not divide into " + (
-                    f"heads of {self.head_channels} channels." if self.head_channels else f"{self.heads} heads."))
+                    f"heads of {self.head_channels} channels; choose head_channels that divide every level, such as 32."
+                    if self.head_channels else f"{self.heads} heads."))
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -2,14 +2,16 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from guided_sample.cards import card_of, not_downloaded
-from guided_sample.experiments import Cell, Experiment, called, published, read_experiment, runs_in
+from guided_sample.experiments import Cell, Experiment, called, named, published, read_experiment, runs_in
 from guided_sample.released import MODELS
+from guided_sample.request import Request
 from noisy_clf.checkpoints.released import DENOISERS
 from noisy_clf.errors import UserError
 
@@ -44,6 +46,14 @@ def cell(name: str, sweep: dict[str, Any], **values: Any) -> Cell:
 ])
 def test_cells_are_called_by_what_varies(sweep: dict[str, Any], expected: list[str]) -> None:
     assert names(sweep) == expected
+
+
+def test_a_name_is_one_that_file_systems_take_and_twins_are_told_apart() -> None:
+    long = {key: [f"{key}_{'ä' * 80}_{i}" for i in range(2)] for key in ("model_flags", "classifier_flags", "upsample_config")}
+    found = [(dict(zip(long, values)), Request()) for values in product(*long.values())]
+    called = [one.name for one in named(found)]
+    assert len(set(called)) == 8 and all(len(name.encode()) < 160 for name in called)
+    assert called[:3] == [called[0], f"{called[0]}+", f"{called[0]}++"] and called[0].startswith("model_flags-ä")
 
 
 def test_lists_elsewhere_are_one_value() -> None:
@@ -103,7 +113,13 @@ def test_cells_that_mean_nothing_of_their_own_are_left_out_and_told(
     ({"expected": 3}, r"expected is 3 and not a table"),
     ({"expected": {"FDI": 3}}, r"unknown key 'FDI' in \[expected\]; did you mean FID\?"),
     ({"expected": {"FID": "low"}}, r"FID in \[expected\] is 'low', and a number is wanted"),
+    ({"expected": {"FID": float("nan")}}, r"FID in \[expected\] is nan, and a number is wanted"),
+    ({"expected": [{"FID": 3}, {"sFID": float("-inf")}]}, r"sFID in \[expected\] is -inf, and a number is wanted"),
     ({"sweep": {"scale": ["much"]}}, "scale much: scale: 'much' is not a valid float"),
+    ({"class": "none", "sweep": {"scale": ["abc", 0]}}, "scale abc: scale: 'abc' is not a valid float"),
+    ({"sweep": {"sampler": ["ddpm"], "eta": [0, "abc"]}}, "eta abc: eta: 'abc' is not a valid float"),
+    ({"sweep": {"sampler": ["ddpm"], "eta": [0, 1], "steps": ["1001"]}}, "eta 0, steps 1001: steps '1001' cannot be made"),
+    ({"class": "none", "sweep": {"scale": [5], "steps": ["50", "1001"]}}, "steps 1001: steps '1001' cannot be made"),
     ({"sweep": {"steps": ["50", "1001"]}}, "steps 1001: steps '1001' cannot be made"),
     ({"sweep": {"classifier": ["digits", "nosuch"]}}, "classifier nosuch: there is no classifier 'nosuch'"),
     ({"sampler": "ddpm", "sweep": {"eta": [0.5, 1]}}, "no cell is left to draw: eta 0.5 is left out: eta belongs to"),

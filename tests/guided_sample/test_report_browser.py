@@ -48,9 +48,9 @@ document.body.append(Object.assign(document.createElement("pre"), {id: "found", 
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     path = write_report(sweep(folder / "runs"), folder, {"title": "Fruit" * 20, "name": "fruit", "expected": {"FID": 1.0}})
-    html = path.read_text(encoding="utf-8").replace("<head>", f"<head>{WATCH}", 1)
     look = LOOK.replace("DISTANCE", f"FD{JUDGE}-6")
-    path.write_text(html.replace("</body>", f"{look}</body>"), encoding="utf-8")
+    html = path.read_text(encoding="utf-8").replace("<head>", f"<head>{WATCH}{look}", 1)  # before the policy
+    path.write_text(html, encoding="utf-8")
     return path
 
 
@@ -63,8 +63,9 @@ def looked_at(page: Path, width: int, *more: str):
         capture_output=True, text=True, timeout=120)
     told = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
     assert told, done.stdout[-500:] + done.stderr[-1000:]
-    assert "CONSOLE" not in done.stderr, done.stderr
-    return json.loads(unescape(told[1]))
+    found = json.loads(unescape(told[1]))
+    assert found["errors"] or "CONSOLE" not in done.stderr, done.stderr
+    return found
 
 
 @pytest.mark.parametrize("width", [400, 1200])
@@ -80,6 +81,14 @@ def test_tables_sort_by_numbers_and_by_names(page):
     assert numbers == sorted(numbers) and len(set(numbers)) > 5 and found["sorted"] == "ascending"
     assert [float(text) for text in found["down"]] == numbers[::-1]
     assert found["runs"][0] == "ddim-scale-0-seed-0" and found["runs"][-1] == "ddpm-scale-10-seed-1" and found["focusable"]
+
+
+def test_no_script_runs_that_is_not_the_page_s_own(page, tmp_path):
+    foreign = '<script>errors.push("ran")</script><p id="evil"><img src="data:," onerror="errors.push(1)">'
+    html = page.read_text(encoding="utf-8").replace("<main>", f"<main>{foreign}", 1)
+    other = tmp_path / "report.html"
+    other.write_text(html, encoding="utf-8")
+    assert looked_at(other, 1200)["errors"] == ["inline", "inline"]  # what the policy refused
 
 
 def test_it_is_dark_where_that_is_wanted(page):

@@ -7,35 +7,50 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from click.testing import Result
 
 import guided_sample.loading
+import guided_sample.metrics.evaluation
 import guided_sample.plan
+import guided_sample.report
 from guided_sample.cli.sweep import guided_sweep
-from guided_sample.metrics.measures import Measures
+from guided_sample.denoiser import Denoiser
+from guided_sample.manifest import Manifest
+from guided_sample.metrics.measures import Measures, measures_told
+from guided_sample.metrics.npz import sha256_of
 from guided_sample.plan import Plan
+from guided_sample.unet import UNet, UNetConfig
+from noisy_clf.datasets import load_dataset
 from noisy_clf.errors import UserError
 from tests.commands import assert_refused, contents, invoke, run
+from tests.guided_sample.test_upsample import TINY, release, upsampler_network
+from tests.reference import with_drawn_weights
 
 SWEEP = {"sampler": ["ddpm", "ddim"], "scale": [0, 3]}
+REAL = {name: sys.modules[name] for name in ("guided_sample.metrics.evaluation", "guided_sample.report")}
 FOUR = ["ddpm-5-scale-0", "ddpm-5-scale-3", "ddim5-scale-0", "ddim5-scale-3"]
 
 
 @dataclass
 class Measured:
-    """What was asked for: the folders of evaluations, and of the last report, with the experiment that it was told of."""
+    """What was asked for: the folders of evaluations, and of the last report, with the experiment that it was told of; what
+    was to be checked: models' names, shapes, whether they are labelled."""
 
     evaluated: list[str]
     report: list[str]
     experiment: dict[str, Any] | None = None
     measures: Measures | None = None
     refuse: Callable[[Path], object] = lambda samples: None
+    checked: list[tuple[Any, ...]] = field(default_factory=list)
+    check: Callable[[Manifest], object] = lambda manifest: None
 
 
 @pytest.fixture(autouse=True)
@@ -50,9 +65,16 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
         def evaluate(self, samples: Path) -> dict[str, Any]:
             told.refuse(samples)
             told.evaluated.append(samples.name)
-            found = {"N": json.loads((samples / "manifest.json").read_text())["num_samples"], "metrics": {"FID": 1.5}}
+            manifest = json.loads((samples / "manifest.json").read_text())
+            assert told.measures
+            found = {"N": manifest["num_samples"], "metrics": {"FID": 1.5}, "measures": measures_told(told.measures),
+                     "digests": {"samples": sha256_of(samples / "samples.npz"), **manifest["digests"]}}
             (samples / "evaluation.json").write_text(json.dumps(found))
             return found
+
+        def check(self, manifest: Manifest, shape: tuple[int, int, int], labelled: bool) -> None:
+            told.checked.append((Path(manifest.request["model"]).name, shape, labelled))
+            told.check(manifest)
 
     def write_report(folders: list[Path], out: Path, experiment: dict[str, Any] | None = None) -> Path:
         told.report, told.experiment = [folder.name for folder in folders], experiment
@@ -118,6 +140,143 @@ def test_each_cell_is_the_run_that_guided_sample_makes_and_is_evaluated_once(
     Path("sweeps/mine/ddim5-scale-0/evaluation.json").write_text("{")
     swept("mine.toml")
     assert measured.evaluated == [*FOUR * 2, "ddim5-scale-0"]
+
+
+def test_an_evaluation_of_other_samples_or_another_reference_is_made_again(
+        mine: Callable[..., str], measured: Measured) -> None:
+    Path("reference.npz").write_bytes(b"one")
+    swept(mine({"scale": [0, 3]}, reference="reference.npz"))
+
+    def again() -> list[str]:
+        measured.evaluated.clear()
+        swept("mine.toml")
+        return measured.evaluated
+    assert again() == []
+    Path("reference.npz").write_bytes(b"other")
+    assert again() == ["scale-0", "scale-3"] and again() == []
+    Path("another.npz").write_bytes(b"written before the evaluation, moved after it")
+    os.utime("another.npz", (1, 1))
+    Path("another.npz").rename("reference.npz")
+    assert again() == ["scale-0", "scale-3"] and again() == []
+    for what in ("samples", "model", "classifier"):
+        file = Path("sweeps/mine/scale-3/evaluation.json")
+        found = json.loads(file.read_text())
+        file.write_text(json.dumps(found | {"digests": found["digests"] | {what: "of another"}}))
+        assert again() == ["scale-3"] and again() == []
+    file.write_text(json.dumps({key: value for key, value in found.items() if key != "digests"}))
+    assert again() == ["scale-3"]
+
+
+def test_what_cannot_be_measured_is_not_drawn(denoiser_folder: Path, measured: Measured) -> None:
+    def refuse(manifest: Manifest) -> None:
+        if manifest.request["scale"] == 3:
+            raise UserError("there is no reference 'nosuch.npz'.")
+    measured.check = refuse
+    path = write("mine.toml", {"scale": [0, 3]}, model=str(denoiser_folder), num_samples=2)
+    result = sweep(path)
+    assert_refused(result, "1 of 2 cells failed (scale-3)")
+    assert "Cell scale-3 failed: there is no reference 'nosuch.npz'." in result.output
+    assert measured.report == ["scale-0"] and not Path("sweeps/mine/scale-3").exists()
+    assert measured.checked == [("denoiser", (8, 8, 1), True)] * 2
+    swept(write("none.toml", {}, model=str(denoiser_folder), num_samples=2, **{"class": "none"}))
+    assert measured.checked[2:] == [("denoiser", (8, 8, 1), False)]
+
+
+def test_of_two_stages_both_are_tried_and_the_last_is_checked_and_evaluated(
+        measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GUIDED_SAMPLE_CACHE", "cache")
+    Path("cache").mkdir()
+    first = with_drawn_weights(UNet(UNetConfig(image_size=8, in_channels=3, out_channels=6, **TINY)))
+    release("lsun-cat", "denoiser", first, monkeypatch, image_size=8)
+    release("imagenet64-256", "denoiser", upsampler_network(None), monkeypatch, image_size=16, small_size=8)
+    tried: list[Any] = []
+    monkeypatch.setattr("guided_sample.run.misconfigured", lambda denoiser, *_: tried.append(denoiser.small_size))
+    swept(write("mine.toml", {"seed": [0, 1]}, model="lsun-cat", upsample="imagenet64-256", num_samples=2, steps=4))
+    assert tried == [None, 8] and measured.checked == [("lsun-cat", (16, 16, 3), False)] * 2
+    assert measured.evaluated == ["upsampled"] * 2
+    assert run("--request", "sweeps/mine/seed-1/manifest.json", "--out", "one", "--no-check").exit_code == 0
+    assert contents(Path("one")) == contents(Path("sweeps/mine/seed-1"))
+
+
+@pytest.mark.parametrize("values, message", [
+    ({"reference": "nosuch.npz"}, "Cell samples failed: there is no file or folder nosuch"),
+    ({"judge": "nosuch"}, "nosuch"),
+    ({"judge": "digits"}, "guided these samples")])
+def test_what_no_evaluator_can_measure_is_not_drawn(
+        values: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, module in REAL.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    result = sweep(write("mine.toml", {}, model="digits", num_samples=20, steps=2, **values))
+    assert_refused(result, "1 of 1 cells failed (samples)")
+    assert message in result.output and not Path("sweeps/mine/samples").exists()
+
+
+def test_each_network_is_tried_once_by_the_process_that_talks_whosoever_the_share(
+        mine: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Any] = []
+
+    def misconfigured(denoiser: Denoiser, *_: Any) -> str:
+        tried.append(denoiser.network)
+        return "is odd"
+
+    monkeypatch.setattr("guided_sample.run.misconfigured", misconfigured)
+    path = mine({"scale": [0, 3], "precision": ["float32", "bf16"]}, num_samples=1)
+    for rank, told in (("1", 0), ("0", 2)):  # of four processes, each with one of the four cells
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "4")
+        assert swept(path, "--batch-size", 1).count("denoiser is odd") == len(tried) == told
+    assert tried[0] is not tried[1]
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("WORLD_SIZE")
+    tried.clear()
+    assert swept(path).count("is odd") == 2 and swept(path).count("is odd") == 0  # nothing is left to draw
+
+
+def test_no_network_stays_on_the_device_when_it_is_done(
+        mine: Callable[..., str], measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
+    where: dict[str, Any] = {}
+    move = torch.nn.Module.to
+
+    def moved(self: torch.nn.Module, *arguments: Any, **more: Any) -> torch.nn.Module:
+        where[type(self).__name__] = arguments and arguments[0]
+        return move(self, *arguments, **more)
+
+    def evaluating(folder: Path) -> None:
+        assert where["UNet"] == where["NoisyClassifier"] == "cpu"  # as a device taken from a plan is no text
+
+    monkeypatch.setattr(torch.nn.Module, "to", moved)
+    measured.refuse = evaluating
+    swept(mine())
+    assert measured.evaluated == FOUR
+
+
+def test_two_cells_of_digits_drawn_measured_and_reported_on_are_the_same_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, module in REAL.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    images, _ = load_dataset("digits").train.batch(torch.arange(100))
+    pixels = images.permute(0, 2, 3, 1).numpy()
+    np.savez("reference.npz", arr_0=pixels)
+    path = write("mine.toml", {"scale": [0, 5]}, model="digits", num_samples=20, steps=2, reference="reference.npz",
+                 judge="digits-judge", features="judge", metrics=["agreement", "FD", "precision", "recall"])
+    keys = ("metrics", "errors", "floor", "by_class", "digests", "reference", "measures")
+
+    def found(out: str) -> list[dict[str, Any]]:
+        both = [json.loads(Path(out, name, "evaluation.json").read_text()) for name in ("scale-0", "scale-5")]
+        return [{key: one[key] for key in keys} for one in both]
+
+    assert "Evaluating scale-5" in swept(path) and "Evaluating" not in swept(path)
+    swept(path, "--out", "again")
+    assert samples("sweeps/mine") == samples("again") and found("sweeps/mine") == found("again")
+    by = "[judge:digits-judge]"
+    assert all(set(one["metrics"]) == {"agreement", f"FD{by}", f"precision{by}", f"recall{by}"} for one in found("again"))
+    assert found("again")[0]["metrics"] != found("again")[1]["metrics"]
+    page = Path("again/report.html").read_text()
+    assert "scale-0" in page and "scale-5" in page and "agreement" in page
+    before = found("sweeps/mine")
+    np.savez("reference.npz", arr_0=pixels[:60])
+    assert swept(path).count("Evaluating") == 2
+    assert all(one["metrics"][f"FD{by}"] != old["metrics"][f"FD{by}"] and one["reference"]["N"] == 60
+               for one, old in zip(found("sweeps/mine"), before))
 
 
 def test_models_are_loaded_once(mine: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,6 +466,19 @@ def test_other_folders_are_not_written_into(mine: Callable[..., str]) -> None:
     assert_refused(sweep(mine()), "sweeps/mine is there already and is not a sweep's folder; choose another --out")
     Path("sweeps/mine/thesis.txt").rename("sweeps/mine/experiment.json")
     assert_refused(sweep("mine.toml"), "sweeps/mine/experiment.json cannot be read as JSON")
+
+
+@pytest.mark.parametrize("name", ["../other", "/other", "..", ".", "", "a/b", "a\\b", "a\0"])
+def test_a_record_leads_nowhere_else(mine: Callable[..., str], name: str) -> None:
+    swept(mine({"scale": [3]}))
+    record = Path("sweeps/mine/experiment.json")
+    content = json.loads(record.read_text())
+    shutil.copytree("sweeps/mine/samples", "sweeps/other")
+    record.write_text(json.dumps(content | {"cells": {name: content["cells"]["samples"]}}))
+    assert_refused(sweep("mine.toml"), "sweeps/mine/experiment.json is not that of a sweep of this toolkit")
+    if name:
+        Path("mailed.json").write_text(json.dumps(content | {"name": name}))
+        assert_refused(sweep("mailed.json"), "mailed.json calls its experiment", "a name that a folder can have is wanted")
 
 
 def test_a_report_of_what_is_there(mine: Callable[..., str], measured: Measured) -> None:

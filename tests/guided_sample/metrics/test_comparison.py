@@ -1,6 +1,7 @@
 """What is made of features: scales, floors, classes, warnings. The features are the pictures' pixels."""
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from guided_sample.metrics.measures import Measures
 from guided_sample.metrics.neighbours import precision_recall
 from guided_sample.metrics.pictures import Pictures
 from guided_sample.metrics.references import Reference, of_pictures
+from noisy_clf.errors import UserError
 
 SIDE = 2
 random = np.random.default_rng(0)
@@ -92,8 +94,25 @@ def test_classes_are_compared_each_with_its_own(tmp_path: Path) -> None:
     for c in (0, 1):
         wanted = precision_recall(features(real)[y == c], features(samples)[y == c])
         assert (by_class["precision"][c], by_class["recall"][c]) == wanted
-    others = pictures(tmp_path, "others", 60, labels=y, class_names=("b", "a"))
-    assert compared(extractor("timm:x"), samples, of_pictures(others)).by_class == {}  # numbered otherwise
+    reverse = replace(real, labels=1 - y, class_names=("b", "a"))
+    assert compared(extractor("timm:x"), samples, of_pictures(reverse)).by_class == by_class  # by name
+    nameless = replace(real, class_names=())  # as an archive is
+    assert compared(extractor("timm:x"), samples, of_pictures(nameless)).by_class == by_class
+    others = compared(extractor("timm:x"), samples, of_pictures(replace(real, class_names=("c", "d"))))
+    assert others.by_class == {} and any("not told by class" in warning for warning in others.warnings)
+
+
+def test_moments_of_another_network_or_of_none_are_refused(tmp_path: Path) -> None:
+    samples, y = pictures(tmp_path, "samples", 60), features(pictures(tmp_path, "real", 90))
+    short = Reference("short", "", None, {"pool": moments([y[:, :3]])}, None)
+    with pytest.raises(UserError, match="short has moments of 3 features, and inception tells 4"):
+        compared(extractor("inception"), samples, short)
+    spatial = replace(extractor("inception"), kinds=("pool", "spatial"), extract=lambda images: {
+        kind: images.reshape(len(images), -1).astype(np.float32) for kind in ("pool", "spatial")})
+    found = compared(spatial, samples, Reference("bare", "", None, {"pool": moments([y])}, None))
+    assert set(found.metrics) == {"FID", "FD_infinity"} and any("no sFID" in warning for warning in found.warnings)
+    with pytest.raises(UserError, match="neither images nor the moments"):
+        compared(spatial, samples, Reference("odd", "", None, {"spatial": moments([y])}, None))
 
 
 def test_few_samples_and_classes_in_turn_are_told(tmp_path: Path) -> None:

@@ -11,10 +11,13 @@ import torch
 from click.testing import Result
 
 from guided_sample.cli.eval_samples import eval_samples
-from guided_sample.metrics import features, inception
+from guided_sample.metrics import evaluation, features, inception
+from guided_sample.metrics.evaluation import Evaluator
 from guided_sample.metrics.extractors import extractor_named
 from guided_sample.metrics.features import features_of
+from guided_sample.metrics.measures import Measures
 from guided_sample.metrics.pictures import pictures_at
+from noisy_clf.errors import UserError
 from tests.commands import assert_refused, invoke, run
 from tests.guided_sample.metrics import random_inception
 
@@ -27,7 +30,7 @@ def evaluated(*arguments: object) -> dict[str, Any]:
     result = invoke(eval_samples, *arguments)
     assert result.exit_code == 0, result.output
     samples = Path(str(arguments[0]))
-    file = samples / "evaluation.json" if samples.is_dir() else samples.with_name(f"{samples.stem}.evaluation.json")
+    file = samples.with_name(f"{samples.stem}.evaluation.json")
     return json.loads(file.read_text())
 
 
@@ -61,8 +64,9 @@ def test_the_figures_of_adms_evaluator(files: np.lib.npyio.NpzFile, monkeypatch:
     assert metrics["sFID"] == pytest.approx(files["sfid"], rel=1e-5)
     assert metrics["IS"] == pytest.approx(files["inception_score"], rel=1e-6)
     assert (metrics["precision"], metrics["recall"]) == (files["precision_f32branch"], files["recall_f32branch"])
-    assert found["names"]["FID"] == "FID-64" and found["floor"]["N"] == 24 and set(found["floor"]) >= {"FID", "sFID"}
-    assert found["features"] == {"inception": found["digests"]["features"]}
+    assert found["names"]["FID"] == "FID-64" and found["floor"]["N"] == 24
+    assert set(found["floor"]) >= {"FID", "sFID", "IS", "KID"}
+    assert found["features"] == {"inception": found["digests"]["inception"]}
     assert any("64 samples are few" in warning for warning in found["warnings"])
     assert "agreement" not in metrics and "CAS" not in metrics
 
@@ -72,7 +76,7 @@ def test_the_figures_of_adms_evaluator(files: np.lib.npyio.NpzFile, monkeypatch:
     monkeypatch.setattr(features, "extract", never)  # another metric costs nothing
     again = evaluated("samples.npz", "--reference", "reference.npz", "--weights", "inception.pth", "--metrics", "IS,FID",
                       "--is-order", "shuffled")
-    assert set(again["metrics"]) == {"FID", "IS"} and again["metrics"]["FID"] == metrics["FID"]
+    assert again["metrics"] == metrics | {"IS": again["metrics"]["IS"]}
     assert any("shuffled" in warning for warning in again["warnings"])
 
 
@@ -93,12 +97,12 @@ def test_without_a_word_a_bundled_models_samples_are_judged_and_compared_with_th
     found = json.loads((digits[0] / "evaluation.json").read_text())
     judge = "[judge:digits-judge]"
     assert set(found["metrics"]) == {"agreement", f"FD{judge}", f"KD{judge}", f"precision{judge}", f"recall{judge}"}
-    assert set(found["floor"]) == {"N", f"FD{judge}", f"precision{judge}", f"recall{judge}"} and found["floor"]["N"] == 40
+    assert set(found["floor"]) == set(found["metrics"]) - {"agreement"} | {"N"} and found["floor"]["N"] == 40
     classes = found["by_class"]
     assert np.array(classes["confusion"]).sum(axis=1).tolist() == [4] * 10 and (digits[0] / "confusion.png").exists()
     assert np.trace(classes["confusion"]) / 40 == found["metrics"]["agreement"] == np.mean(classes["agreement"])
     assert len(classes["precision"]) == 10 and found["reference"]["N"] == 1433
-    assert set(found["digests"]) == {"samples", "model", "classifier", "judge", "reference", "features"}
+    assert set(found["digests"]) == {"samples", "model", "classifier", "judge", "reference", "judge:digits-judge"}
     told = result.output.splitlines()
     assert "2 seeds:" in told and any(line.split()[:1] == [f"FD{judge}-40"] and "times it" in line for line in told)
     both = [json.loads((folder / "evaluation.json").read_text())["metrics"]["agreement"] for folder in digits]
@@ -148,5 +152,61 @@ def test_samples_that_cannot_be_measured_are_refused(tmp_path: Path, monkeypatch
     assert_refused(invoke(eval_samples, "float.npz", "--reference", "digits"), "images are uint8 from 0 to 255")
     assert_refused(invoke(eval_samples, "none.npz", "--reference", "digits"), "has no arr_0 but images")
     assert_refused(invoke(eval_samples, "unlabelled.npz", "--judge", "digits-judge"), "has no labels")
+    found = evaluated("unlabelled.npz", "--judge", "digits-judge", "--features", "judge", "--reference", "digits")
+    assert "agreement" not in found["metrics"] and any("no labels: no agreement" in told for told in found["warnings"])
+    assert_refused(invoke(eval_samples, "unlabelled.npz", "--metrics", "agreement"), "name one by --judge")
     assert_refused(invoke(eval_samples, "unlabelled.npz"), "give a --reference, a --judge, or both")
     assert_refused(invoke(eval_samples, "nosuch"), "there is nothing at nosuch")
+
+
+def test_a_folder_of_pictures_stays_one(digits: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in digits[0].glob("0*.png"):
+        place = Path("classes", "ab"[int(path.stem) % 2])
+        place.mkdir(parents=True, exist_ok=True)
+        (place / path.name).write_bytes(path.read_bytes())
+    for _ in range(2):  # what is told of it lies beside it, and is no picture of it
+        found = evaluated("classes", "--reference", "digits", "--metrics", "FD", "--features", "judge", "--judge",
+                          "digits-judge")
+        assert found["N"] == 40 and found["metrics"].keys() == {"FD[judge:digits-judge]"}
+    assert not list(Path("classes").glob("*.json"))
+
+
+def test_only_what_is_asked_for_is_loaded_and_claimed(digits: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("loaded")
+
+    (digits[0] / "evaluation.json").unlink(missing_ok=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "reference_named", never)
+        result = invoke(eval_samples, digits[0], "--metrics", "agreement")
+    assert result.exit_code == 0, result.output
+    found = json.loads((digits[0] / "evaluation.json").read_text())
+    assert found["metrics"].keys() == {"agreement"} and found["judge"] == "digits-judge"
+    assert set(found["digests"]) == {"samples", "model", "classifier", "judge"} and not found["floor"]
+    assert found["measures"] == {"metrics": ["agreement"]}
+    assert invoke(eval_samples, digits[0], "--metrics", "FD").exit_code == 0
+    both = json.loads((digits[0] / "evaluation.json").read_text())  # a further metric adds to those there are
+    assert both["metrics"].keys() == {"agreement", "FD[judge:digits-judge]"} and both["by_class"] == found["by_class"]
+    assert invoke(eval_samples, digits[0], "--metrics", "FD", "--reference", str(digits[1] / "samples.npz"), "--judge",
+                  "digits-judge", "--features", "judge").exit_code == 0
+    other = json.loads((digits[0] / "evaluation.json").read_text())  # but not to those of another reference
+    assert other["metrics"].keys() == {"FD[judge:digits-judge]"} and other["reference"]["N"] == 40
+
+
+def test_a_refused_cas_loses_nothing(digits: list[Path]) -> None:
+    assert_refused(invoke(eval_samples, digits[0], "--metrics", "agreement,CAS", "--cas", "nosuch"), "no dataset 'nosuch'")
+    assert "agreement" in json.loads((digits[0] / "evaluation.json").read_text())["metrics"]
+
+
+def test_what_names_tell_of_a_run_is_told_before_it_is_drawn(digits: list[Path]) -> None:
+    manifest = pictures_at(digits[0]).manifest
+    Evaluator(Measures(), "cpu").check(manifest, (16, 16, 1), labelled=True)
+    for measures, labelled, told in (
+            (Measures(reference="nosuch"), True, "there is no reference 'nosuch'"),
+            (Measures(judge="digits"), True, "guided these"),
+            (Measures(judge="nosuch"), True, "there is no classifier 'nosuch'"),
+            (Measures(reference="imagenet64"), True, "nothing is resized"),
+            (Measures(metrics=("agreement",)), False, "samples of none are drawn")):
+        with pytest.raises(UserError, match=told):
+            Evaluator(measures, "cpu").check(manifest, (16, 16, 1), labelled)

@@ -264,33 +264,32 @@ def test_a_foreign_manifest_is_refused() -> None:
 
 def test_a_dataset_is_its_images_with_channels_last() -> None:
     data = digits(8)
-    found = pictures_of(data, "validation")
+    found = pictures_of(replace(data, train=data.validation))
     images, labels = data.validation.whole()
     np.testing.assert_array_equal(whole(found, 100), images.numpy().transpose(0, 2, 3, 1))
     np.testing.assert_array_equal(found.labels, labels.numpy())
-    assert (found.shape, found.class_names[7], found.name) == ((8, 8, 1), "seven", "digits (validation)")
+    assert (found.shape, found.class_names[7], found.name) == ((8, 8, 1), "seven", "digits")
 
 
 def test_of_a_dataset_so_many_are_drawn_once_and_for_all() -> None:
     data = digits(8)
-    few, again = pictures_of(data, "train", 300), pictures_of(data, "train", 300)
+    few, again = pictures_of(data, 300), pictures_of(data, 300)
     np.testing.assert_array_equal(whole(few), whole(again))
-    everything = {image.tobytes(): label for image, label in zip(whole(pictures_of(data, "train"), 100), data.train.labels)}
+    everything = {image.tobytes(): label for image, label in zip(whole(pictures_of(data), 100), data.train.labels)}
     assert len(few) == 300 and len(np.unique(few.labels)) == 10 and few.labels is not None
     assert all(everything[image.tobytes()] == label for image, label in zip(whole(few), few.labels))
     with refused("1433 images, and 1434 are asked for"):
-        pictures_of(data, "train", 1434)
+        pictures_of(data, 1434)
 
 
 def test_a_datasets_digest_is_that_of_its_images(tmp_path: Path) -> None:
-    assert len({pictures_of(digits(size), part, count).digest for size, part, count in (  # type: ignore[arg-type]
-        (8, "train", None), (8, "train", 300), (8, "validation", None), (9, "train", None))}) == 4
+    assert len({pictures_of(digits(size), count).digest for size, count in ((8, None), (8, 300), (9, None))}) == 3
     images, data = IMAGES.transpose(0, 3, 1, 2).copy(), digits(8)
     one, other = (LabelledImages(ArrayImages(array), torch.from_numpy(LABELS)) for array in (images, images ^ 1))
-    assert pictures_of(replace(data, train=one), "train").digest != pictures_of(replace(data, train=other), "train").digest
+    assert pictures_of(replace(data, train=one)).digest != pictures_of(replace(data, train=other)).digest
 
     def of_folder(shape: tuple[int, int] = (8, 6)) -> str:
-        return pictures_of(load_dataset(str(Path("folder")), shape[0]), "train").digest
+        return pictures_of(load_dataset(str(Path("folder")), shape[0])).digest
 
     names = [f"{label}/{i}" for label in "ab" for i in range(3)]
     saved(IMAGES, *names)
@@ -300,4 +299,4 @@ def test_a_datasets_digest_is_that_of_its_images(tmp_path: Path) -> None:
     assert of_folder() != first
     saved(IMAGES, *names)
     Path("folder").rename("elsewhere")
-    assert pictures_of(load_dataset("elsewhere", 8), "train").digest == first
+    assert pictures_of(load_dataset("elsewhere", 8)).digest == first

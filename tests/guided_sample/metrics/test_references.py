@@ -161,7 +161,7 @@ def test_stored_moments_serve_the_extractor_that_they_are_of_alone() -> None:
 
 
 def test_a_written_reference_read_again_has_the_moments_of_its_images() -> None:
-    pictures = pictures_of(digits(8), "train", 100)
+    pictures = pictures_of(digits(8), 100)
     write_reference(Path("out.npz"), pictures, INCEPTION)
     found = reference_named("out.npz", 8, 1)
     assert (found.N, found.extractor, found.extractor_digest) == (100, "inception", INCEPTION.digest)
@@ -178,7 +178,7 @@ def test_a_written_reference_read_again_has_the_moments_of_its_images() -> None:
 
 
 def test_written_twice_it_has_the_same_bytes() -> None:
-    pictures = pictures_of(digits(8), "train", 50)
+    pictures = pictures_of(digits(8), 50)
     for name in ("one.npz", "two.npz"):
         write_reference(Path(name), pictures, INCEPTION)
     assert Path("one.npz").read_bytes() == Path("two.npz").read_bytes()
@@ -206,7 +206,7 @@ def test_a_folder_with_splits_is_a_dataset_and_one_without_classes_too() -> None
 
 def test_a_dataset_by_name_is_its_training_images_at_the_samples_size() -> None:
     found = reference_named("digits", 10, 1)
-    expected = pictures_of(load_dataset("digits", 10), "train")
+    expected = pictures_of(load_dataset("digits", 10))
     assert (found.N, found.digest, found.moments) == (1433, expected.digest, {})
     assert found.pictures is not None and found.pictures.shape == (10, 10, 1)
 
@@ -230,12 +230,12 @@ def test_no_reference_of_that_name() -> None:
 
 def test_samples_that_do_not_fit_are_refused() -> None:
     samples = pictures_at(Path(saved("0.png", "1.png")))
-    refuse_misfit(samples, reference_named("folder", 8, 3))
-    refuse_misfit(samples, reference_named(npz(**MOMENTS), 8, 3))  # has no size
+    refuse_misfit(samples.name, samples.shape, reference_named("folder", 8, 3))
+    refuse_misfit(samples.name, samples.shape, reference_named(npz(**MOMENTS), 8, 3))  # has no size
     with refused("folder have 8 x 8 pixels and 3 channels", "reference.npz 64 x 64", "make-reference", "--image-size 8"):
-        refuse_misfit(samples, reference_named(npz(arr_0=IMAGES), 8, 3))
-    with refused("folder have 8 x 8 pixels and 3 channels", "digits (train) 8 x 8 pixels and 1 channel", "in RGB"):
-        refuse_misfit(samples, reference_named("digits", 8, 3))
+        refuse_misfit(samples.name, samples.shape, reference_named(npz(arr_0=IMAGES), 8, 3))
+    with refused("folder have 8 x 8 pixels and 3 channels", "digits 8 x 8 pixels and 1 channel", "in RGB"):
+        refuse_misfit(samples.name, samples.shape, reference_named("digits", 8, 3))
 
 
 # implied
