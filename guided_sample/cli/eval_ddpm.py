@@ -52,8 +52,8 @@ def eval_ddpm(model: str, model_config: str | None, model_flags: str | None, dat
     refuse_by_name(model, card, steps)
     learned = known_dataset(model, dataset, data_folder)
 
-    from guided_sample.evaluation.likelihood import Subject, measured  # torch: what names tell is refused by now
-    from guided_sample.evaluation.report import table, verdict
+    from guided_sample.likelihood.subject import Subject, measured  # torch: what names tell is refused by now
+    from guided_sample.likelihood.report import table, verdict
     from noisy_clf.execution import exact_float32, pick_device
     from noisy_clf.files import alone
     from noisy_clf.training.stop import stop_signals

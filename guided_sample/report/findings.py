@@ -9,6 +9,7 @@ from guided_sample.report.words import listed
 
 MARKS = (0.99, 0.95, 0.9)  # of agreement, worth telling from which scale on
 NOTABLE = 0.02  # of recall
+FEW = 50  # samples, of fewer of which nothing is said
 
 
 def headline(c: Compared, experiment: dict[str, Any]) -> str:
@@ -40,6 +41,9 @@ def varies_within_sampler(c: Compared) -> bool:
 
 def findings(c: Compared) -> list[str]:
     """A sentence for each thing that there is to say, the most important first."""
+    most = max((run.N for run in c.runs if run.N), default=FEW)
+    if most < FEW:
+        return [f"{most} samples a run are too few to tell settings apart: the figures below are mostly chance."]
     group = c.best(c.distance) if c.distance else None
     if group is None or c.distance is None:
         return agreement(c, None)
@@ -56,6 +60,8 @@ def nearest(c: Compared, group: Group, metric: str) -> str:
     if len(floors) == 1 and floors[0][0] > 0:
         N = f" at N = {floors[0][1]}" if floors[0][1] else ""
         told += f", {value / floors[0][0]:.2g} times the floor of {figure(metric, floors[0][0])} (real images{N})"
+        if value < floors[0][0]:
+            told += "; below it samples vary less than real images, or spread more evenly over the classes"
     return told + "."
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from guided_sample.cli.eval_ddpm import eval_ddpm
-from guided_sample.evaluation import bound, likelihood
+from guided_sample.likelihood import bound, subject
 from noisy_clf.datasets.digits import digits
 from tests.commands import assert_refused, invoke
 from tests.conftest import NAMES, stored, tiny_denoiser
@@ -25,7 +25,7 @@ def model() -> Path:
 @pytest.fixture(autouse=True)
 def no_picture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(likelihood, "draw", lambda found, path: None)
+        monkeypatch.setattr(subject, "draw", lambda found, path: None)
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from guided_sample.denoiser import Denoiser, unet_denoiser
-from guided_sample.evaluation.bound import (
+from guided_sample.likelihood.bound import (
     BITS, X0_ERROR, eps_error, measure, one_variance_bits, pixelwise_error, prior_bits)
-from guided_sample.evaluation.judgement import Likelihood
-from guided_sample.evaluation.likelihood import numbers_of, pixel_variance
-from guided_sample.evaluation.report import as_json, table, verdict
+from guided_sample.likelihood.likelihood import Likelihood
+from guided_sample.likelihood.subject import numbers_of, pixel_variance
+from guided_sample.likelihood.report import as_json, table, verdict
 from guided_sample.steps import Step, steps
 from guided_sample.training.denoiser_task import gaussian_kl
 from guided_sample.unet import UNet

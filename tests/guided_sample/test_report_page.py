@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from guided_sample.metrics.words import better, rank
+from guided_sample.report import findings as words_on_runs
 from guided_sample.report import write_report
 from guided_sample.report.figures import axis
 from guided_sample.report.findings import findings, what_varies
@@ -23,6 +24,13 @@ from noisy_clf.errors import UserError
 from tests.guided_sample.measured_runs import JUDGE, evaluation_of, manifest_of, stored_run, sweep
 
 VOID = ("meta", "img", "wbr", "br")
+
+
+@pytest.fixture(autouse=True)
+def six_are_enough(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs here are of six samples."""
+    if "of_few" not in request.node.name:
+        monkeypatch.setattr(words_on_runs, "FEW", 2)
 
 
 class Page(HTMLParser):
@@ -91,6 +99,11 @@ def test_what_is_found_is_told_in_plain_words():
         "Agreement with the asked class is 99 % or more from scale 1 on (DDPM, 50 steps).",
         "Recall, the variety, falls from 0.900 at scale 0 to 0.400 at scale 10 (DDPM, 50 steps).",
         "Other series at their best: DDIM, 25 steps: 4.1 at scale 1, with 0.5 times the network evaluations."]
+
+
+def test_of_few_samples_nothing_is_concluded() -> None:
+    found = findings(comparison(sweep(Path("runs"))))
+    assert found == ["6 samples a run are too few to tell settings apart: the figures below are mostly chance."]
 
 
 def test_the_best_at_the_end_of_what_was_tried_is_told_so():

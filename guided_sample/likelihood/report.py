@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from guided_sample.evaluation.judgement import Likelihood
+from guided_sample.likelihood.likelihood import Likelihood
 
 PARTS = 10  # of the timesteps, a line each
 NOTABLE = 0.01  # of the bound

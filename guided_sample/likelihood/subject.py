@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from guided_sample.denoiser import Denoiser
-from guided_sample.evaluation.bound import BITS, default_batch, measure, prior_bits, terms_at
-from guided_sample.evaluation.judgement import Likelihood
-from guided_sample.evaluation.picture import draw
-from guided_sample.evaluation.report import as_json
+from guided_sample.likelihood.bound import BITS, measure, prior_bits, terms_at
+from guided_sample.likelihood.likelihood import Likelihood
+from guided_sample.likelihood.picture import draw
+from guided_sample.likelihood.report import as_json
 from guided_sample.loaders import LoadedModel, load_model
 from guided_sample.metrics.pictures import digest_of_images
+from guided_sample.run import default_batch
 from guided_sample.steps import Step, steps
 from noisy_clf.checkpoints.settings import Settings
 from noisy_clf import class_names

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from guided_sample.evaluation.judgement import Likelihood
+from guided_sample.likelihood.likelihood import Likelihood
 from noisy_clf.files import atomic_write
 
 LEAST = 1e-5  # eps error that is drawn: cosine schedules end where nothing is left of x_0

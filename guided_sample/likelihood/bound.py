@@ -23,10 +23,6 @@ BITS, X0_ERROR = range(2)  # the columns of what is kept of an image at a step
 THREADS = 4  # that draw noise ahead
 
 
-def default_batch(image_size: int) -> int:
-    return max(1, min(64, 64 * 64 ** 2 // image_size ** 2))
-
-
 @torch.inference_mode()
 def measure(denoiser: Denoiser, chain: Sequence[Step], images: LabelledImages, chosen: Tensor, terms: np.ndarray,
             batch_size: int, seed: int = 0, stopped: Callable[[], bool] = lambda: False, progress: bool = False) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from guided_sample.denoiser import Denoiser
-from guided_sample.evaluation.bound import BITS, X0_ERROR, eps_error, one_variance_bits, pixelwise_error
+from guided_sample.likelihood.bound import BITS, X0_ERROR, eps_error, one_variance_bits, pixelwise_error
 from guided_sample.steps import Step
 
 SIGNIFICANT = 3  # standard errors
