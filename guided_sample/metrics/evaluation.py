@@ -176,7 +176,7 @@ def judge_samples(judge: Judge, pictures: Pictures, device: torch.device, found:
 
 def with_earlier(place: Path, found: dict[str, Any]) -> dict[str, Any]:
     """With what was measured before of the same samples against the same reference, by the same networks, and not now."""
-    with suppress(UserError):
+    with suppress(UserError, KeyError, TypeError, AttributeError):  # none there, or none of ours
         before = read_json(place)
         digests = before["digests"]
         if digests["samples"] == found["digests"]["samples"] and all(
