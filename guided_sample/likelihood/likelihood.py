@@ -70,9 +70,12 @@ class Likelihood:
 
     @property
     def spans(self) -> list[tuple[int, int]]:
-        """(first t, last t) of each run of neighbouring steps at which it is weak."""
-        edges = np.flatnonzero(np.diff(np.r_[False, self.weak, False]))
-        return [(int(self.t[first]), int(self.t[end - 1])) for first, end in zip(edges[::2], edges[1::2])]
+        """(first t, last t) of each run of steps at which it is weak; a gap of up to a fiftieth of all ends none."""
+        found: list[tuple[int, int]] = []
+        for i in np.flatnonzero(self.weak).tolist():
+            near = bool(found) and i - found[-1][1] - 1 <= len(self.t) // 50
+            found = [*found[:-1], (found[-1][0], i)] if near else [*found, (i, i)]
+        return [(int(self.t[first]), int(self.t[last])) for first, last in found]
 
     def below(self, share: float) -> int:
         """The t up to which lies that share of the steps' bits."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -182,6 +183,13 @@ def invented(**what) -> Likelihood:
             "x0_error": np.full(10, 1e-9), "eps_error": np.full(10, 0.1), "eps_deviation": np.full(10, 0.01),
             "pixelwise": np.linspace(0.9, 0.2, 10)}
     return Likelihood(**{**some, **what})
+
+
+def test_a_short_gap_does_not_divide_where_it_is_weak() -> None:
+    weak = np.zeros(100, bool)
+    weak[[10, 12, 15, 20]] = True  # gaps of 1, 2 and 4 steps, and 2 are a fiftieth
+    assert Likelihood.spans.fget(SimpleNamespace(weak=weak, t=np.arange(100) * 10)) == [  # type: ignore[attr-defined]
+        (100, 150), (200, 200)]
 
 
 def test_the_verdict_says_where_it_is_weak() -> None:
