@@ -32,6 +32,10 @@ def test_its_first_command_installs_and_runs_and_its_second_tests():
     assert first.startswith("pip install . && guided-sample --model digits") and second == "pip install '.[test]' && pytest"
 
 
+def test_nothing_in_it_waits_to_be_filled_in():
+    assert re.findall(r"^[A-Z_]{5,}$|TODO|FIXME", README, re.MULTILINE) == []
+
+
 @pytest.mark.parametrize("line", LINES)
 def test_every_command_line_is_understood(line):
     name, *arguments = shlex.split(line, comments=True)

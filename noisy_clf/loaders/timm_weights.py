@@ -38,7 +38,7 @@ def find_tensors(name: str, source: str | Path) -> dict[str, Tensor]:
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # whatever the network, the hub or a lack of weights makes timm raise
         raise UserError(f"timm could not get its weights of {name} ({one_line(error)}); without a network, give them as a "
-                        f"file: a .safetensors, .pt or .pth with the model's state dict.") from error
+                        f"file, timm:{name}@FILE or --pretrained FILE: a .safetensors, .pt or .pth of tensors.") from error
 
 
 def give(network: TimmClassifier, tensors: dict[str, Tensor], source: str | Path) -> None:
