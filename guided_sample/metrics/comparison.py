@@ -164,7 +164,12 @@ class Comparison:
                             f"only with others of as many; papers take 50,000, at least 10,000.")
         elif N < 2 * d:
             warnings.append(f"{N} samples for {d} features are few: the distance is mostly bias; look at it over its floor.")
-        if self.asked.wants("KID") and self.in_turn:
+        ours, theirs = (len(np.unique(side.labels)) if side is not None and side.labels is not None else 0
+                        for side in (self.pictures, self.reference.pictures))
+        if 0 < ours < theirs:
+            warnings.append(f"the samples show {ours} of {theirs} classes, and {self.reference.name} all of them: distance and "
+                            f"recall tell of that above all.")
+        elif self.asked.wants("KID") and self.in_turn:
             warnings.append("the samples' classes were drawn in turn and not at random, so that KID comes out too low: it is "
                             "without a bias for --class random.")
 

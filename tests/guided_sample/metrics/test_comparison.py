@@ -120,6 +120,10 @@ def test_few_samples_and_classes_in_turn_are_told(tmp_path: Path) -> None:
     labels = np.arange(40) % 4
     told = compared(extractor("timm:x"), pictures(tmp_path, "turns", 40, labels=labels), real, "FD", "KID").warnings
     assert len(told) == 1 and "KID comes out too low" in told[0]
+    labelled = of_pictures(pictures(tmp_path, "real", 90, labels=np.arange(90) % 4, class_names=tuple("abcd")))
+    one_class = pictures(tmp_path, "one", 40, labels=np.zeros(40, np.int64), class_names=tuple("abcd"))
+    told = compared(extractor("timm:x"), one_class, labelled, "FD", "KID").warnings
+    assert len(told) == 1 and "the samples show 1 of 4 classes, and real all of them" in told[0]
     told = compared(extractor("timm:x"), pictures(tmp_path, "few", 7), real).warnings
     assert len(told) == 1 and told[0].startswith("7 samples for 4 features are few")
     told = compared(extractor("inception"), pictures(tmp_path, "ours", 40), real, "FID").warnings
