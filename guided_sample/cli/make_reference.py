@@ -49,8 +49,8 @@ def make_reference(dataset: str, out: Path, image_size: int | None, count: int |
 
     where = pick_device(device)
     exact_float32()
-    extractor = extractor_named(features, where, weights)
     pictures = pictures_of(dataset_named(dataset, image_size, data_folder), count)
+    extractor = extractor_named(features, where, weights)
     write_reference(out, pictures, extractor)
     click.echo(f"{len(pictures)} images of {pictures.shape[1]} x {pictures.shape[0]} pixels, and the moments of their "
                f"{extractor.name} features, are in {out}; compare samples with them: eval-samples SAMPLES --reference {out}")

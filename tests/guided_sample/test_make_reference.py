@@ -106,3 +106,8 @@ def test_what_cannot_be_made(arguments: list[str], words: list[str]) -> None:
     Path("there.npz").touch()
     assert_refused(invoke(make_reference, *arguments), *words)
     assert not Path("out.npz").exists() and Path("there.npz").stat().st_size == 0
+
+
+def test_images_are_refused_before_a_network_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guided_sample.cli.make_reference.extractor_named", lambda *_: pytest.fail("fetched"))
+    assert_refused(invoke(make_reference, "digits", "out.npz", "--image-size", 4), "4 would be smaller")

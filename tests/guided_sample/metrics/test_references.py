@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -23,7 +22,7 @@ from noisy_clf import download
 from noisy_clf.datasets import load_dataset
 from noisy_clf.datasets.digits import digits
 from tests.conftest import stored, tiny_denoiser
-from tests.noisy_clf.checkpoints.mirror import Mirror, refused
+from tests.noisy_clf.checkpoints.mirror import Mirror, refused, serving
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6, 64, 64, 3), np.uint8)
@@ -49,14 +48,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
-    with Mirror() as server:
+    with serving() as server:
         monkeypatch.setenv("GUIDED_SAMPLE_MIRROR", server.url)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
         yield server
-        server.let_go.set()
-        server.shutdown()
-        thread.join()
 
 
 def in_bytes(**arrays: Any) -> bytes:

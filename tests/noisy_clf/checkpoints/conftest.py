@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from noisy_clf import download
-from tests.noisy_clf.checkpoints.mirror import Bar, Mirror
+from tests.noisy_clf.checkpoints.mirror import Bar, Mirror, serving
 
 
 @pytest.fixture(autouse=True)
@@ -23,14 +22,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
-    with Mirror() as server:
+    with serving() as server:
         monkeypatch.setenv("GUIDED_SAMPLE_MIRROR", server.url)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
         yield server
-        server.let_go.set()
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

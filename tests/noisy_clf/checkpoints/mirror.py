@@ -154,3 +154,15 @@ class Bar(download.tqdm):  # type: ignore[misc]
             Bar.interrupt_at = None
             raise KeyboardInterrupt
         return shown
+
+
+@contextmanager
+def serving() -> Iterator[Mirror]:
+    """Within, the server answers."""
+    with Mirror() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        yield server
+        server.let_go.set()
+        server.shutdown()
+        thread.join()
