@@ -44,7 +44,7 @@ def unguided(card: Card) -> str:
 
 def fitting_beside(model: str, card: Card) -> list[Neighbour]:
     """Those that were trained for this denoiser, or where there are none, those of its space that do not tell for which."""
-    if model in DENOISERS or model in bundled_models("denoiser") or not Path(model).is_dir():
+    if model in DENOISERS or model in bundled_models("denoiser") or not (Path(model).is_dir() or "@" in model):
         return []
     found = list(neighbours(model, card))
     if told := [one for one in found if one.record is not None]:

@@ -1,11 +1,13 @@
-"""Experiments: a request in a TOML file, beside a table [sweep] of lists to go through. Each combination is a cell: a run."""
+"""Experiments: a request in a TOML file, beside a table [sweep] of lists to go through, or tables [[kind]], each of its own
+settings and lists. Each combination is a cell: a run."""
 from __future__ import annotations
 
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,20 +24,25 @@ RECORD, EVALUATION = "experiment.json", "evaluation.json"  # in a sweep's folder
 PUBLISHED = Path(__file__).parent / "published"
 MEASURES = ("metrics", "reference", "features", "judge")  # handed on to Measures
 FIGURES = ("FID", "sFID", "IS", "precision", "recall", "KID", "agreement")  # that may be expected
-SEVERAL = ("class", "guide", "steps", "upsample_steps")  # one value of which may be a list
+STRENGTHS = ("scale", "cfg", "weak_scale")  # how strongly a run is guided, by what guides it
+SEVERAL = ("class", "guide", "steps", "upsample_steps", "scale_schedule", *STRENGTHS)  # one value of which may be a list
 BARE = ("sampler", "steps")  # first in a cell's name, and without their keys
-LONGEST, LONGEST_NAME = 50, 150  # letters of a name's word, bytes of a name: file systems take 255
-KINDS = {key_of(one.name): one.metadata["kind"] for one in fields(Request) if one.metadata} | {
+ALONE = "samples"  # the name of a cell that nothing tells from others
+LONGEST, LONGEST_NAME = 50, 150  # letters of a name's word (bytes of a kind's), bytes of a name: file systems take 255
+SWEPT = [key for key in KEYS if key != "digests"]  # what may vary
+TYPES = {key_of(one.name): one.metadata["kind"] for one in fields(Request) if one.metadata} | {
     name: knob.kind for name, knob in KNOBS.items()}  # what the values of a key are
 
 
 @dataclass(frozen=True)
 class Cell:
-    """name: of its folder; settings: its own of [sweep]; request: its defaults filled in as far as names tell."""
+    """name: of its folder; settings: its own of the lists; request: its defaults filled in as far as names tell; kind: the name
+    of its kind, "" where there are none."""
 
     name: str
     settings: dict[str, Any]
     request: Request
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class Experiment:
 
     request   values by their keys, for all cells
     sweep     lists of values by their keys
+    kinds     what is compared: each its name, and by their keys values and lists in place of those above
     measures  of MEASURES, those that are given
     expected  published figures: rows with some of FIGURES and, where they are of one cell of several, its settings
     """
@@ -53,6 +61,7 @@ class Experiment:
     about: str
     request: dict[str, Any]
     sweep: dict[str, list[Any]]
+    kinds: list[dict[str, Any]]
     measures: dict[str, Any]
     expected: list[dict[str, Any]]
 
@@ -60,33 +69,31 @@ class Experiment:
     def of(cls, name: str, content: Mapping[str, Any]) -> Experiment:
         """From what a file holds. UserError for an unknown key, an empty list, a value in a list's place."""
         values = {key.replace("-", "_"): value for key, value in content.items()}
-        sweep, expected = values.pop("sweep", {}), values.pop("expected", [])
-        refuse_unknown(values, (*KEYS, *MEASURES, "title", "about", "sweep", "expected"))
+        sweep, kinds, expected = values.pop("sweep", {}), values.pop("kind", []), values.pop("expected", [])
+        refuse_unknown(values, (*KEYS, *MEASURES, "title", "about", "sweep", "kind", "expected"))
         if not isinstance(sweep, dict):
             raise UserError(f"sweep is {sweep!r} and not a table; write [sweep], and below it scale = [0, 1, 2].")
         sweep = {key.replace("-", "_"): value for key, value in sweep.items()}
         within = {key: sweep.pop(key) for key in MEASURES if key in sweep}
-        refuse_unknown(sweep, [*(key for key in KEYS if key != "digests"), *MEASURES], "in [sweep]")
+        refuse_unknown(sweep, [*SWEPT, *MEASURES], "in [sweep]")
         if twice := [key for key in (*sweep, *within) if key in values]:
             raise UserError(f"{twice[0]} stands above [sweep] and in it; leave out one of the two.")
         for key, several in sweep.items():
-            if not isinstance(several, list) or not several:
-                raise UserError(f"{key} in [sweep] is {several!r}, and a list to go through is wanted there; give it values, "
-                                f"such as [{'0, 1, 2' if key == 'scale' else '...'}], or one value above [sweep].")
-            if key not in SEVERAL and any(isinstance(one, list | dict) for one in several):
-                raise UserError(f"{key} in [sweep] holds a list within the list, and one of its values is one setting.")
+            refuse_no_list(key, several, "[sweep]")
         measures = checked_measures({key: values.pop(key) for key in MEASURES if key in values} | within)
         title, about = (text_of(values, key) for key in ("title", "about"))
-        return cls(name, title or name, about, values, sweep, measures, checked_rows(expected))
+        return cls(name, title or name, about, values, sweep, checked_kinds(kinds), measures, checked_rows(expected))
 
     def to_dict(self) -> dict[str, Any]:
         """As a file holds it."""
         return {"title": self.title, "about": self.about, **self.request, **self.measures, "sweep": self.sweep,
-                "expected": self.expected}
+                **({"kind": self.kinds} if self.kinds else {}), "expected": self.expected}
 
     def cells(self) -> tuple[list[Cell], list[str]]:
         """(the cells, which combinations are left out as they mean nothing, or the same as another, a sentence each).
         UserError for a value that can be no request's."""
+        if self.kinds:
+            return self.cells_of_kinds()
         found: list[tuple[dict[str, Any], Request]] = []
         left_out = []
         refuse_impossible(self.sweep)
@@ -105,6 +112,27 @@ class Experiment:
         if not found:
             raise UserError(f"no cell is left to draw: {left_out[0]}")
         return named(found), left_out
+
+    def cells_of_kinds(self) -> tuple[list[Cell], list[str]]:
+        """Those of each kind, be they another's too."""
+        cells, left_out = [], []
+        for kind in self.kinds:
+            name = kind["name"]
+            try:
+                own, idle = self.narrowed(kind).cells()
+            except UserError as error:
+                raise UserError(f"the kind {name}: {error}") from error
+            cells += [replace(cell, name=name_within(name, cell), kind=name) for cell in own]
+            left_out += [f"{name}: {sentence}" for sentence in idle]
+        return cells, left_out
+
+    def narrowed(self, kind: dict[str, Any]) -> Experiment:
+        """To a kind: its values stand above the experiment's, and its lists are gone through beside those of [sweep]."""
+        own = {key: value for key, value in kind.items() if key != "name" and not isinstance(value, list)}
+        refuse_impossible({key: [value] for key, value in own.items()})
+        swept = {key: several for key, several in self.sweep.items() if key not in own}
+        lists = {key: several for key, several in kind.items() if isinstance(several, list)}
+        return replace(self, request=with_flags(self.request, own), sweep=swept | lists, kinds=[])
 
     def requested(self, settings: dict[str, Any]) -> Request:
         return resolve_names(Request.of(with_flags(self.request, settings)))
@@ -171,7 +199,8 @@ def runs_in(folders: Iterable[Path]) -> tuple[list[Path], dict[str, Any] | None]
             record = read_json(folder / RECORD)
             if not is_record(record):
                 raise UserError(f"{folder / RECORD} is not that of a sweep of this toolkit; give a sweep's folder or a run's.")
-            records.append(record["experiment"] | {"name": called(record["name"], record["experiment"], folder)})
+            name, kinds = called(record["name"], record["experiment"], folder), kinds_in(record)
+            records.append(record["experiment"] | {"name": name} | ({"kinds": kinds} if kinds else {}))
             found = sorted(file.parent for pattern in ("*", "*/upsampled") for file in folder.glob(f"{pattern}/{EVALUATION}"))
             if not found:
                 raise UserError(f"{folder} has no cell that is evaluated; guided-sweep {record['name']} goes on with it.")
@@ -182,6 +211,13 @@ def runs_in(folders: Iterable[Path]) -> tuple[list[Path], dict[str, Any] | None]
             raise UserError(f"{folder} has no {EVALUATION}; give the folder of a sweep, or of a run that eval-samples has "
                             f"measured.")
     return runs, records[0] if len(records) == len(set(folders)) == 1 else None
+
+
+def kinds_in(record: Mapping[str, Any]) -> dict[str, str]:
+    """The kinds of a record's cells, by their names, where they have any."""
+    cells = record.get("cells")
+    return {name: cell["kind"] for name, cell in (cells if isinstance(cells, dict) else {}).items()
+            if isinstance(cell, dict) and isinstance(cell.get("kind"), str)}
 
 
 def called(name: str, content: dict[str, Any], folder: Path) -> str:
@@ -204,9 +240,39 @@ def refuse_impossible(sweep: dict[str, list[Any]]) -> None:
         for value in several:
             try:
                 if value is not None:
-                    converted(KINDS[key], value, key)
+                    converted(TYPES[key], value, key)
             except UserError as error:
                 raise UserError(f"{told({key: value})}: {error}") from error
+
+
+def refuse_no_list(key: str, several: Any, where: str) -> None:
+    """UserError for what cannot be gone through, value by value."""
+    if not isinstance(several, list) or not several:
+        raise UserError(f"{key} in {where} is {several!r}, and a list to go through is wanted there; give it values, such as "
+                        f"[{'0, 1, 2' if key == 'scale' else '...'}], or one value above [sweep].")
+    if key not in SEVERAL and any(isinstance(one, list | dict) for one in several):
+        raise UserError(f"{key} in {where} holds a list within the list, and one of its values is one setting.")
+
+
+def checked_kinds(kinds: Any) -> list[dict[str, Any]]:
+    """Those of [[kind]]. UserError for one without a name, or whose folders would be another's."""
+    if not isinstance(kinds, list) or not all(isinstance(kind, dict) for kind in kinds):
+        raise UserError(f"kind is {kinds!r} and not a list of tables; write [[kind]], and below it name = \"CFG\" and its "
+                        f"settings.")
+    found: dict[str, dict[str, Any]] = {}
+    for kind in ({key.replace("-", "_"): value for key, value in kind.items()} for kind in kinds):
+        name = text_of(dict(kind), "name")
+        where = f"[[kind]] {name}"
+        if not name:
+            raise UserError(f"a [[kind]] of {told(kind) or 'no settings'} has no name; give it one, such as name = \"CFG\".")
+        if (folder := folder_of(name).casefold()) in found:
+            raise UserError(f"{where} would have the folders of [[kind]] {found[folder]['name']}; call it otherwise.")
+        refuse_unknown([key for key in kind if key != "name"], SWEPT, f"in {where}")
+        for key, several in kind.items():
+            if isinstance(several, list):
+                refuse_no_list(key, several, where)
+        found[folder] = kind | {"name": name}
+    return list(found.values())
 
 
 def text_of(values: dict[str, Any], key: str) -> str:
@@ -258,11 +324,21 @@ def named(found: list[tuple[dict[str, Any], Request]]) -> list[Cell]:
         words = [word(key, value) for key in keys if (value := value_of(key, settings, request)) is not None]
         if len(words) > 1 and words[1].startswith(words[0]):
             del words[0]  # ddim25 tells of ddim
-        name = "-".join(words).encode()[:LONGEST_NAME].decode(errors="ignore") or "samples"
+        name = "-".join(words).encode()[:LONGEST_NAME].decode(errors="ignore") or ALONE
         while name in cells:
             name += "+"
         cells[name] = Cell(name, settings, request)
     return list(cells.values())
+
+
+def folder_of(kind: str) -> str:
+    """What the names of a kind's folders begin with; without a dot, it is no file's of a sweep."""
+    return re.sub(r"[^\w+]+", "_", kind).encode()[:LONGEST].decode(errors="ignore")
+
+
+def name_within(kind: str, cell: Cell) -> str:
+    """A cell's among those of all kinds: no kind's own part has a hyphen."""
+    return folder_of(kind) if cell.name == ALONE else f"{folder_of(kind)}-{cell.name}"
 
 
 def value_of(key: str, settings: dict[str, Any], request: Request) -> Any:

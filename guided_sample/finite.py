@@ -48,4 +48,5 @@ class Watch:
         found, self.found = self.found, []
         if found and not bool(torch.stack([finite for _, finite in found]).all()):
             t, finite = next((t, finite) for t, finite in found if not finite.all())
-            raise NotFinite(t, [self.indices[i] for i in (~finite).nonzero().flatten().tolist()], self.guides)
+            lost = dict.fromkeys(self.indices[i] for i in (~finite).nonzero().flatten().tolist())  # once, of several chains
+            raise NotFinite(t, list(lost), self.guides)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,11 +33,12 @@ LINES, PARTS, NPZ = "samples.jsonl", "samples.*-of-*.jsonl", "samples.npz"
 class RunFolder:
     """Where a run's samples, images of `shape` (C, H, W), go. Made for one manifest: a folder with the results of another,
     by what `identity` says that its images depend on, is refused; `defaults` are of settings that an older one lacks, and
-    `labels_of` tells the class that each sample is asked to show. Several processes, of a share each, may be at work."""
+    `labels_of` tells what each sample is asked to show, as its line does: a class, a wish's weights, or None. Several
+    processes, of a share each, may be at work."""
 
     def __init__(self, path: Path, shape: tuple[int, int, int], manifest: Manifest,
                  identity: Callable[[Manifest], dict[str, Any]], defaults: dict[str, Any],
-                 labels_of: Callable[[Sequence[int]], list[int | None]]) -> None:
+                 labels_of: Callable[[Sequence[int]], Sequence[int | dict[str, float] | None]]) -> None:
         self.path, self.shape, self.manifest = path, shape, manifest
         self.identity, self.defaults, self.labels_of = identity, defaults, labels_of
         self.about: dict[str, Any] = {}
@@ -105,7 +107,8 @@ class RunFolder:
                     with suppress(ValueError, TypeError, KeyError):  # torn, or none of ours
                         line = from_json(text)
                         if type(line["index"]) is int and f"{line['index']:06d}.png" in pictures:
-                            found.append((line["index"], json.dumps(line["class"]), line))  # 1 is not true, nor 1.0
+                            told = json.dumps(line.get("wish", line["class"]))  # 1 is not true, nor 1.0
+                            found.append((line["index"], told, line))
         indices = list({index for index, _, _ in found})
         asked = {index: json.dumps(label) for index, label in zip(indices, self.labels_of(indices))}
         self.lines = {index: line for index, told, line in found if told == asked[index]}
@@ -172,7 +175,7 @@ class RunFolder:
         shown = [self.read(index) for index in range(min(total, columns.number * 10))]
         with atomic_write(self.path / "grid.png") as temporary:
             Image.fromarray(grid(shown, columns.number, columns.headings)).save(temporary, format="PNG")
-        self.about |= {"num_samples": total, **report}
+        self.about |= {"num_samples": total, **report, **effective_sizes([self.lines[index] for index in range(total)])}
         request = self.manifest.request | {"num_samples": total}
         write_json(self.path / MANIFEST, asdict(replace(self.manifest, request=request)) | self.about)
 
@@ -197,6 +200,12 @@ class RunFolder:
                     file.write(self.read(index).tobytes())
             with archive.open("arr_1.npy", "w") as file:
                 npy.write_array(file, labels)
+
+
+def effective_sizes(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of particles, where samples were drawn by them: the mean and the smallest of the samples' smallest effective numbers."""
+    sizes = [line["ess"] for line in lines if "ess" in line]
+    return {"ess": {"mean": round(fmean(sizes), 3), "smallest": min(sizes)}} if sizes else {}
 
 
 class Columns(NamedTuple):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -61,7 +62,7 @@ class Steps(click.ParamType):
 
 
 class Words(click.ParamType):
-    """One word or several: text, and where `numbers` are meant too, whole numbers."""
+    """One word or several: text, and where `numbers` are meant too, whole numbers, and tables, as "three=1,eight=-0.5"."""
 
     name = "text"
 
@@ -70,6 +71,37 @@ class Words(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str | int, ...]:
         words = tuple(value) if isinstance(value, list | tuple) else (value,)
+        if int in self.kinds:
+            words = tuple(self.of_table(word, param, ctx) if isinstance(word, Mapping) else word for word in words)
         if not all(isinstance(word, self.kinds) and not isinstance(word, bool) for word in words):
             self.fail(f"{value!r} is neither text nor a list of it.", param, ctx)
         return words
+
+    def of_table(self, table: Mapping[Any, Any], param: click.Parameter | None, ctx: click.Context | None) -> str:
+        for key, number in table.items():
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                self.fail(f"{key} = {number!r} is no weight; give a number, as in {{three = 1, eight = -0.5}}.", param, ctx)
+        return ",".join(f"{key}={number!r}" for key, number in table.items())
+
+
+class Amount(Real):
+    """A finite number; in a file also a list of them, one for each sample, or a table, one for each class."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, Mapping) and value:
+            return {str(key): super(Amount, self).convert(one, param, ctx) for key, one in value.items()}
+        if isinstance(value, list | tuple) and value:
+            return tuple(super(Amount, self).convert(one, param, ctx) for one in value)
+        return super().convert(value, param, ctx)
+
+
+class Plain(click.ParamType):
+    """Text, a number, or in a file a list of numbers: what the grammar of guides/__init__.py reads."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        several = value if isinstance(value, list | tuple) else [value]
+        if not several or not all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in several):
+            self.fail(f"{value!r} is neither text nor a number.", param, ctx)
+        return ":".join(map(str, several))

@@ -1,28 +1,39 @@
 """The models and guides that a request names, loaded on the CPU."""
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import hashlib
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
 
 from guided_sample.cards import Card
 from guided_sample.denoiser import Denoiser
 from guided_sample.guides import GuideSpec
-from guided_sample.guides.classifier import Classifier
+from guided_sample.composition import LoadedGuide, asked_of
+from guided_sample.guides.classifier import Boost, Classifier, log_prob_of
 from guided_sample.guides.file import load_guide
 from guided_sample.labels import word_of
 from guided_sample.loaders import LoadedModel, load_model
-from guided_sample.loaders.classifier import GuidingClassifier, in_memory, load_guiding_classifier
-from guided_sample.model import Guide
+from guided_sample.loaders.classifier import GuidingClassifier, in_memory, load_guiding_classifier, resized, softened
+from guided_sample.loaders.measurement import load_measurement
+from guided_sample.model import Look
 from guided_sample.released import MODELS
 from guided_sample.request import Request
 from guided_sample.resolve import resolve, resolve_names
+from guided_sample.steering import refuse_weak
+from guided_sample.steps import Step
+from guided_sample.targets import Targets
 from noisy_clf.checkpoints.model_folder import file_digest
 from noisy_clf.checkpoints.settings import read_settings
 from noisy_clf.class_names import same_classes
 from noisy_clf.errors import UserError
 
+OWN = "the classifier"  # what messages call the one that --classifier names
 IN_MEMORY = "a module in memory"  # what a request calls a classifier without a name
 Loaded = TypeVar("Loaded")
 
@@ -41,24 +52,41 @@ class Shelf:
 
 @dataclass(frozen=True)
 class Models:
-    """Of a request: its denoiser; its classifier, where one is used; its other guides, with their files' SHA-256 by name."""
+    """Of a request: its denoiser; a weaker one to contrast it with; its guides, the classifier first, where one is used.
+
+    notes  what to tell of them, a sentence each
+    """
 
     denoiser: LoadedModel
-    classifier: GuidingClassifier | None
-    guides: tuple[Guide, ...]
-    guide_digests: dict[str, str]
+    weak: LoadedModel | None
+    guides: tuple[LoadedGuide, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def classifier(self) -> Classifier | None:
+        """The one that --classifier names."""
+        return next((guide.classifier for guide in self.guides if guide.spec.name == OWN), None)
 
     @property
     def digests(self) -> dict[str, str]:
         """SHA-256 of all that was loaded, as a manifest keeps them."""
-        guiding = {"classifier": self.classifier.digest} if self.classifier else {}
-        return {"model": self.denoiser.digest, **guiding, **self.guide_digests}
+        weak = {"weak": self.weak.digest} if self.weak else {}
+        return {"model": self.denoiser.digest, **weak, **{name: guide.digest for name, guide in named(self.guides)}}
 
     @property
     def configs(self) -> dict[str, Any]:
         """All else that their predictions depend on."""
-        guiding = {"classifier": without_names(self.classifier.config)} if self.classifier else {}
-        return {"model": without_names(self.denoiser.config), **guiding}
+        weak = {"weak": without_names(self.weak.config)} if self.weak else {}
+        guides = {name: without_names(guide.config) for name, guide in named(self.guides) if guide.config}
+        return {"model": without_names(self.denoiser.config), **weak, **guides}
+
+
+def named(guides: Sequence[LoadedGuide]) -> Iterator[tuple[str, LoadedGuide]]:
+    """As a manifest calls them: functions by file and name, other networks and pictures by their number, wherever they lie."""
+    for number, guide in enumerate(guides):
+        kind = guide.spec.kind
+        name = guide.spec.title if kind == "function" else f"{kind}:{number}"
+        yield "classifier" if guide.spec.name == OWN else name, guide
 
 
 def load(request: Request, classifier: Classifier | None = None, shelf: Shelf | None = None) -> tuple[Request, Models]:
@@ -73,27 +101,88 @@ def load(request: Request, classifier: Classifier | None = None, shelf: Shelf | 
         request = replace(request, classifier=IN_MEMORY)
     settings = read_settings(request.model_config, request.model_flags, "denoiser")
     classifier_settings = read_settings(request.classifier_config, request.classifier_flags, "classifier")
-    named = resolve_names(request, mine.classifier.class_names if mine else None)
-    request = replace(request, classifier=named.classifier)
+    named_request = resolve_names(request, mine.classifier.class_names if mine else None)
+    request = replace(request, classifier=named_request.classifier)
     if word_of(request.classes) == "none":
-        request = replace(request, classes=named.classes)  # no classifier is loaded that could tell whether one is called so
-    specs = [GuideSpec.parse(text) for text in request.guide]
-    guides = tuple(map(load_guide, specs))
-    guide_digests: dict[str, str] = {}
-    for guide, spec in zip(guides, specs):
-        digest = file_digest(Path(spec.source))
-        if guide_digests.setdefault(guide.name, digest) != digest:
-            raise UserError(f"two guides are called {guide.name}, from two files of the same name; rename one of them, so that "
-                            f"the manifest can tell them apart.")
+        request = replace(request, classes=named_request.classes)  # no classifier is loaded that could tell if one is called so
+    asked = list(map(GuideSpec.parse, request.guide))
+    functions = [calling(spec) if spec.kind == "function" else None for spec in asked]  # refused before anything is downloaded
     key = request.precision, request.model, request.model_config, request.model_flags
-    loaded, guiding = shelf.kept(key, lambda: load_model(request.model, settings)), None
+    loaded, weak = shelf.kept(key, lambda: load_model(request.model, settings)), None
     name = resolve(request, card_of_loaded(request.model, loaded), lambda name: Card())[0].classifier
+    if request.weak is not None:
+        weak_name = request.weak
+        weak = shelf.kept((request.precision, weak_name, None, None), lambda: load_model(weak_name))
+        refuse_weak(request, card_of_loaded(request.model, loaded), card_of_loaded(weak_name, weak))
+    space = loaded.denoiser.space
+    guides: list[LoadedGuide] = []
+    notes: list[str] = []
     if name is not None:
-        guiding = mine or shelf.kept(
+        own = mine or shelf.kept(
             (*key, name, request.classifier_config, request.classifier_flags),  # the denoiser's key, as its space counts too
-            lambda: load_guiding_classifier(name, classifier_settings, loaded.denoiser.space))
-        refuse_mismatch(loaded.denoiser, guiding.classifier)
-    return request, Models(loaded, guiding, guides, guide_digests)
+            lambda: load_guiding_classifier(name, classifier_settings, space))
+        guide, notes = classifying(replace(request.own_guide, source=name), own, loaded.denoiser)
+        guides.append(guide)
+    for spec, function in zip(asked, functions):
+        if spec.kind == "classifier":
+            other = shelf.kept((*key, spec.source, None, None), lambda: load_guiding_classifier(spec.source, None, space))
+            guide, told = classifying(spec, other, loaded.denoiser)
+            notes += told
+            guides.append(guide)
+        else:
+            guides.append(function or measuring(spec, loaded.denoiser))
+    refuse_same_names(guides)
+    return request, Models(loaded, weak, tuple(guides), tuple(notes))
+
+
+def classifying(spec: GuideSpec, found: GuidingClassifier, denoiser: Denoiser) -> tuple[LoadedGuide, list[str]]:
+    """(the classifier as it is shown what it shall see, what to tell of it)."""
+    see, classifier, told = spec.settings.get("see", "x_t"), found.classifier, []
+    if see == "x_t":
+        denoiser.space.refuse_other(classifier.space, "classifier")
+    else:
+        classifier, note = resized(classifier, denoiser.space)
+        told += [note] if note else []
+    if see == "x0":
+        classifier = softened(classifier)
+    theirs, ours = classifier.class_names, denoiser.class_names
+    if "class" not in spec.settings and ours and not same_classes(ours, theirs):
+        raise UserError(f"the classifier's {len(theirs)} classes ({theirs[0]}, ...) are not the denoiser's {len(ours)} "
+                        f"({ours[0]}, ...).")
+    if see == "x0" and found.clean is False:
+        told.append(f"Warning: {spec.source} learned on noised images, and --see x0 shows it x0_hat, as if that were clean; "
+                    f"leave --see out.")
+    if see == "x_t" and found.clean:
+        told.append(f"Warning: {spec.source} never saw noise, and is shown x_t; give --see x0.")
+
+    def density(targets: Targets, steps: Sequence[Step]) -> Callable[[Look], Tensor]:
+        y = asked_of(classifier, spec, targets)
+        return log_prob_of(classifier, y, see, spec.settings.get("adapt"), boost=Boost(steps) if see == "x0" else None)
+    return LoadedGuide(spec, density, classifier, found.digest, found.config), told
+
+
+def calling(spec: GuideSpec) -> LoadedGuide:
+    function = load_guide(spec)
+    return LoadedGuide(spec, lambda targets, steps: function, digest=file_digest(Path(spec.source)))
+
+
+def measuring(spec: GuideSpec, denoiser: Denoiser) -> LoadedGuide:
+    @lru_cache(maxsize=None)
+    def loaded(device: torch.device) -> Callable[[Look], Tensor]:
+        return load_measurement(spec.kind, spec.source, spec.settings, denoiser.shape, device)
+
+    loaded(torch.device("cpu"))  # and so refused, where it cannot be
+    files = [path for path in (spec.source, spec.settings.get("mask")) if path and Path(path).is_file()]
+    digest = hashlib.sha256("".join(map(file_digest, map(Path, files))).encode()).hexdigest()
+    return LoadedGuide(spec, lambda targets, steps: loaded(targets.device), digest=digest)
+
+
+def refuse_same_names(guides: Sequence[LoadedGuide]) -> None:
+    digests: dict[str, str] = {}
+    for name, guide in named(guides):
+        if digests.setdefault(name, guide.digest) != guide.digest:
+            raise UserError(f"two guides are called {name}, from two files of the same name; rename one of them, so that the "
+                            f"manifest can tell them apart.")
 
 
 def card_of_loaded(name: str, loaded: LoadedModel) -> Card:
@@ -102,14 +191,5 @@ def card_of_loaded(name: str, loaded: LoadedModel) -> Card:
                 MODELS[name].upsampler if name in MODELS else None, denoiser.null_class)
 
 
-def refuse_mismatch(denoiser: Denoiser, classifier: Classifier) -> None:
-    """UserError where the two were not trained on the same noise, image size, channels or classes."""
-    denoiser.space.refuse_other(classifier.space, "classifier")
-    theirs, ours = classifier.class_names, denoiser.class_names
-    if ours and not same_classes(ours, theirs):
-        raise UserError(f"the classifier's {len(theirs)} classes ({theirs[0]}, ...) are not the denoiser's {len(ours)} "
-                        f"({ours[0]}, ...).")
-
-
-def without_names(config: dict[str, Any]) -> dict[str, Any]:
+def without_names(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "class_names"}

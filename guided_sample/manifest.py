@@ -11,7 +11,8 @@ from noisy_clf.files import made_by_newer
 from noisy_clf.renamed import translated
 
 MANIFEST = "manifest.json"
-ABOUT = ("versions", "num_samples", "device", "batch_size", "last_run")  # what it tells beside, on which no image depends
+ABOUT = (  # what it tells beside, on which no image depends
+    "versions", "num_samples", "device", "batch_size", "last_run", "evaluations", "ess")
 
 RENAMED = {  # what release 3d14213 called it -> what it is called now; "a.b" is the key b of the object a
     "options.model_digest": "digests.model", "options.model_config": "configs.model",

@@ -45,25 +45,35 @@ Scale = Callable[[Step], float | Tensor]  # at a step: one number, or one for ea
 class Look:
     """What a guide may look at: x_t [B,C,H,W] at t int64 [B], numbers of the step, and x0_hat as the model has it.
 
-    x0_hat runs the denoiser when it is first asked for, once a step, for the guides and the sampler together. Gradients run
-    back through it to x_t, whatever the mode in which it is asked for. Guides must not change what they look at.
+    The denoiser runs when x0_hat is first asked for, once a step, for the guides and the sampler together. Gradients run back
+    through x0_hat to x_t, whatever the mode in which it is asked for; `estimate` is the same number without them, for which the
+    denoiser runs without a graph (and again, if x0_hat is asked for afterwards). Guides must not change what they look at.
+
+    outer  a guide around this one's model looks through it: the graph is kept
     """
 
-    def __init__(self, model: Model, x_t: Tensor, step: Step, t: int | None = None) -> None:
-        self.x_t, self.step = x_t, step
+    def __init__(self, model: Model, x_t: Tensor, step: Step, t: int | None = None, outer: bool = False) -> None:
+        self.x_t, self.step, self._outer = x_t, step, outer
         self.t = torch.full((len(x_t),), step.t if t is None else t, device=x_t.device)
-        self._model, self._versions = model, [(x_t, x_t._version)]
+        self._model, self._versions, self._graph = model, [(x_t, x_t._version)], outer
 
     @cached_property
     def prediction(self) -> Prediction:
-        return self._model(self.x_t, self.step)
+        with torch.set_grad_enabled(self._graph):
+            found = self._model(self.x_t, self.step)
+        self._versions.append((found.x0_hat, found.x0_hat._version))
+        return found
 
     @property
     def x0_hat(self) -> Tensor:
-        if "prediction" not in self.__dict__:
-            with torch.enable_grad():
-                self._versions.append((self.prediction.x0_hat, self.prediction.x0_hat._version))
+        if not self._graph:
+            self._graph = True
+            self.__dict__.pop("prediction", None)
         return self.prediction.x0_hat
+
+    @property
+    def estimate(self) -> Tensor:
+        return self.prediction.x0_hat.detach()
 
     @property
     def changed(self) -> bool:
@@ -132,24 +142,6 @@ def labelled(denoiser: Denoiser, y: Tensor | None) -> Model:
     return model
 
 
-def contrast(strong: Model, weak: Model, scale: Scale | float | Tensor) -> Model:
-    """weak + scale (strong - weak) in x0_hat, with the strong one's variance: classifier-free guidance (where Ho & Salimans'
-    w is scale - 1) and autoguidance. Where the scale is 1 throughout, the weak one is not run. Guides go around it: what is
-    steered is refused, as the contrast of two gradients is that of no density.
-    """
-    def model(x_t: Tensor, step: Step) -> Prediction:
-        w, good = at(scale, step), strong(x_t, step)
-        both = [good] if is_everywhere(w, 1) else [good, weak(x_t, step)]
-        if any(prediction.log_density is not None for prediction in both):  # folded into x0_hat or not
-            raise UserError("contrast was given a model that is steered; steer the contrast instead: "
-                            "steered(contrast(...), guide).")
-        if len(both) == 1:
-            return good
-        difference = good.x0_hat - both[1].x0_hat
-        return good._replace(x0_hat=both[1].x0_hat + for_each_sample(w, difference, "the contrast") * difference)
-    return model
-
-
 def thresholded(model: Model, how: Callable[[Tensor], Tensor]) -> Model:
     """The model with `how` applied to its x0_hat. A gradient that it carries goes into x0_hat first, and so acts in every
     sampler as it does in DDIM: outside of `steered`, x0_hat is guided and then thresholded, as fast solvers want it. Guides
@@ -182,10 +174,9 @@ def steered(model: Model, *guides: Guide) -> Model:
         if not awake:
             return model(x_t, step)
         inner = torch.is_grad_enabled() and x_t.requires_grad  # a guide around this model looks through it
-        look = Look(model, x_t if inner else x_t.detach().clone().requires_grad_(), step)
+        look = Look(model, x_t if inner else x_t.detach().clone().requires_grad_(), step, outer=inner)
         density, gradient = climbed(awake, look, keep=inner)
-        with torch.set_grad_enabled(inner):  # no graph where no guide has asked for x0_hat
-            prediction = look.prediction
+        prediction = look.prediction
         if not inner:
             parts: Any = [part.detach() if isinstance(part, Tensor) else part for part in prediction]
             prediction = Prediction(*parts)

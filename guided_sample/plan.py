@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cached_property
@@ -14,19 +14,24 @@ from torch import Tensor, nn
 
 from guided_sample.beside import unguided
 from guided_sample.cards import Card
+from guided_sample.composition import LoadedGuide, Parts, compose
 from guided_sample.denoiser import Denoiser
 from guided_sample.finite import Watch
 from guided_sample.guides import GuideSpec
-from guided_sample.guides.classifier import Classifier, log_prob, log_prob_of
+from guided_sample.guides.classifier import Classifier
 from guided_sample.labels import Labels, plain
 from guided_sample.loaders import load_model
-from guided_sample.loading import Shelf, card_of_loaded, load, without_names
-from guided_sample.model import Guide, Model, clip, labelled, steered, steered_at_mean, thresholded
+from guided_sample.loading import OWN, Shelf, card_of_loaded, load, named, without_names
+from guided_sample.model import Model
 from guided_sample.manifest import Manifest
+from guided_sample.particles import Twisted
+from guided_sample.recurrence import recurrent
 from guided_sample.request import Request
 from guided_sample.resolve import doubts, resolve
 from guided_sample.samplers import SAMPLERS
+from guided_sample.samplers.moment import Moment
 from guided_sample.steps import Step, kept_timesteps, steps
+from guided_sample.targets import Targets
 from guided_sample.upsample import enlarging, refuse_misfit
 from noisy_clf.checkpoints.model_folder import DEFAULTS
 from noisy_clf.checkpoints.settings import read_settings
@@ -34,10 +39,11 @@ from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.errors import UserError
 from noisy_clf.execution import dtype_of, exact_float32, pick_device, quicken
 from noisy_clf.files import defaults_of
-from noisy_clf.noise import SampleNoise
+from noisy_clf.noise import SampleNoise, sample_uniform
 
 DRAWING: tuple[int, ...] = ()  # the noise's streams; (1,) is that of random labels
 UPSAMPLING: tuple[int, ...] = (2,)
+SMOOTHING: tuple[int, ...] = (5,)
 
 
 class Batch(NamedTuple):
@@ -55,8 +61,8 @@ class Plan:
     request     with every default filled in
     labels      which class each sample is asked to show
     denoiser    the model, frozen
-    classifier  None: no class is asked for, or of a class-conditional model alone
-    guides      the others
+    weak        a weaker one, for autoguidance
+    guides      the classifier first, unless no class is asked for, or of a class-conditional model alone
     steps       in the sampler's order
     digests, configs  what the images depend on beside the request, as the manifest keeps it
     stream      of the samples' noise
@@ -68,8 +74,8 @@ class Plan:
     request: Request
     labels: Labels
     denoiser: Denoiser
-    classifier: Classifier | None
-    guides: tuple[Guide, ...]
+    weak: Denoiser | None
+    guides: tuple[LoadedGuide, ...]
     steps: list[Step]
     device: torch.device
     digests: dict[str, str]
@@ -94,36 +100,39 @@ class Plan:
         exact_float32()
         loaded, guiding = models.denoiser, models.classifier
         asked, labels = resolve(request, card_of_loaded(request.model, loaded),
-                                lambda name: Card(class_names=guiding.classifier.class_names if guiding else None))
+                                lambda name: Card(class_names=guiding.class_names if guiding else None))
         assert labels is not None and asked.steps is not None
+        guides = tuple(replace(guide, spec=replace(asked.own_guide, source=guide.spec.source)) if guide.spec.name == OWN
+                       else guide for guide in models.guides)  # by its scale, now known
         plan = cls(replace(asked, upsample=None, upsample_config=None, upsample_steps=None), labels, loaded.denoiser,
-                   guiding.classifier if guiding else None, models.guides, steps(asked.steps, loaded.denoiser.schedule),
-                   where, models.digests, models.configs, settings_given=loaded.settings_given)
+                   models.weak.denoiser if models.weak else None, guides, steps(asked.steps, loaded.denoiser.schedule), where,
+                   models.digests, models.configs, settings_given=loaded.settings_given)
+        for guide in plan.guides:
+            guide.density(plan.targets([0]), plan.steps)  # refuses other classes
         if asked.upsample is not None:
             plan = replace(plan, second=enlarger(asked, plan, request.steps, shelf))
         refuse_other_digests(request, plan.second or plan)
         beside = not named and request.classifier is not None and loaded.advice.classifier is None
         found = [f"Guided by {request.classifier}, the only classifier beside {request.model} that fits it; for another: "
                  f"--classifier, for none: {unguided(card_of_loaded(request.model, loaded))}."] * beside
-        return replace(plan, notes=(*found, *(note for stage in (plan, plan.second) if stage for note in doubts(
+        return replace(plan, notes=(*found, *models.notes, *(note for stage in (plan, plan.second) if stage for note in doubts(
             stage.request, Card(stage.denoiser.space, small_size=stage.denoiser.small_size)))))
 
     def model(self, indices: Sequence[int], small: Tensor | None = None) -> Model:
-        """What the sampler sees for the samples of these indices.
+        """What the sampler sees for the samples of these indices (of one several times, where it has several chains).
 
         small  for a second stage: the images to enlarge [B,C,h,w] in [-1,1]
         """
         self.started
-        labels = self.labels_of(indices)
-        y = None if labels[0] is None else torch.tensor(labels, device=self.device)
         denoiser = self.denoiser if small is None else enlarging(self.denoiser, small.to(self.device))
-        model = labelled(denoiser, y if denoiser.class_names else None)
-        if self.request.threshold == "static":
-            model = thresholded(model, clip)
-        guides = self.guides
-        if self.classifier is not None and y is not None and self.request.scale:
-            guides = Guide(log_prob_of(self.classifier, y), self.request.scale, "the classifier"), *guides
-        return (steered if self.request.grad_at == "x_t" else steered_at_mean)(model, *guides)
+        parts = Parts(denoiser, self.weak, self.guides, self.steps, plain=self.enlarges)
+        return compose(self.request, parts, self.targets(indices), self.noise(indices, SMOOTHING))
+
+    def targets(self, indices: Sequence[int]) -> Targets:
+        return Targets(self.labels, self.request.seed, indices, self.device)
+
+    def noise(self, indices: Sequence[int], stream: tuple[int, ...], chains: int = 1) -> SampleNoise:
+        return SampleNoise(self.request.seed, indices, self.denoiser.shape, self.device, stream, chains)
 
     def draw(self, indices: Sequence[int]) -> Batch:
         """The samples of these indices, each depending on the request and its index alone; enlarged where there is a second
@@ -134,13 +143,12 @@ class Plan:
     def draw_stage(self, indices: Sequence[int], after_step: Callable[[], object] = lambda: None,
                    small: Tensor | None = None) -> Batch:
         """The same, of this stage alone."""
-        noise = SampleNoise(self.request.seed, indices, self.denoiser.shape, self.device, self.stream)
-        names = [guide.name for guide in self.guides]
-        watch = Watch(list(indices), " and ".join((["the classifier"] if self.classifier is not None else []) + names))
-        sampler = SAMPLERS[self.request.sampler].load()
+        chains = [index for index in indices for _ in range(self.chains)]
+        watch = Watch(chains, " and ".join(guide.spec.title for guide in self.guides))
+        noise, sampler = self.noise(indices, self.stream, self.chains), self.sampler(indices)
         with self.precision():
             x_T = noise()
-            for moment in sampler(watch.over(self.model(indices, small)), x_T, self.steps, noise, **self.request.knobs):
+            for moment in sampler(watch.over(self.model(chains, small)), x_T, self.steps, noise, **self.request.knobs):
                 after_step()
             watch.read()
             x_0 = moment.x_t.clamp(-1, 1)
@@ -148,39 +156,85 @@ class Plan:
             if lost:
                 raise UserError(f"sample {', '.join(str(indices[i]) for i in lost)} came out as NaN: the model is damaged, or "
                                 f"it diverged; try a smaller --scale, or --precision float32.")
-            return Batch(x_0, to_pixels(x_0), self.lines(indices, x_0))
+            lines = self.lines(indices, x_0)
+            if isinstance(sampler, Twisted):
+                lines = [line | {"ess": round(ess, 3)} for line, ess in zip(lines, sampler.ess.tolist())]
+            return Batch(x_0, to_pixels(x_0), lines)
+
+    def sampler(self, indices: Sequence[int]) -> Callable[..., Iterator[Moment]]:
+        """The one that is asked for, with its steps repeated or its chains weighed."""
+        sampler = SAMPLERS[self.request.sampler].load()
+        if self.chains > 1:
+            return Twisted(self.chains, sample_uniform(self.request.seed, indices, self.device))
+        return sampler if self.enlarges or self.request.recurring[0] == 1 else recurrent(sampler, self.passes)
+
+    @property
+    def chains(self) -> int:
+        """Of each sample."""
+        return 1 if self.enlarges else self.request.particles
+
+    def passes(self, step: Step) -> int:
+        """Through the step."""
+        passes, interval = self.request.recurring
+        within = interval is None or interval[0] < step.sigma <= interval[1]
+        return passes if within and not self.enlarges else 1
 
     def lines(self, indices: Sequence[int], x_0: Tensor) -> list[dict[str, Any]]:
-        """samples.jsonl's: the class of each sample, and the classifier's log p(y | x_0)."""
-        labels, names = self.labels_of(indices), self.labels.names
-        log_probs: list[float | None] = [None] * len(indices)
-        if self.classifier is not None and labels[0] is not None:
-            y = torch.tensor(labels, device=self.device)
-            with torch.no_grad():
-                log_probs = [round(value, 4) for value in log_prob(self.classifier, x_0, torch.zeros_like(y), y).tolist()]
-        return [{"index": index, "class": label, "class_name": None if label is None or not names else names[label],
-                 "seed": self.request.seed, "log_prob": log_prob} for index, label, log_prob in zip(indices, labels, log_probs)]
+        """samples.jsonl's: what each sample was asked to show, and each classifier's log p(y | x_0)."""
+        targets = self.targets(indices)
+        lines = [{"index": index, **told, "seed": self.request.seed, "log_prob": None}
+                 for index, told in zip(indices, targets.lines())]
+        with torch.no_grad():
+            for guide in self.guides:
+                if guide.classifier is None:
+                    continue
+                for line, log_prob in zip(lines, guide.log_prob(x_0, targets)):
+                    if guide.spec.name == OWN:
+                        line["log_prob"] = log_prob
+                    else:
+                        line.setdefault("log_probs", {})[guide.spec.name] = log_prob
+        return lines
 
-    def labels_of(self, indices: Sequence[int]) -> list[int | None]:
-        return [self.labels.of_sample(index, self.request.seed) for index in indices]
+    def labels_of(self, indices: Sequence[int]) -> list[int | dict[str, float] | None]:
+        """What each sample is asked to show, as its line tells it."""
+        return [None if wish is None else wish.told for wish in self.targets(indices).wishes]
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether it is a second stage."""
+        return self.stream == UPSAMPLING
 
     @cached_property
     def started(self) -> bool:
         """The networks are on the device, in their precision and the fastest memory layout; taken there at first use. (On two
         AVX-512 cores U-Nets gain by channels-last from 64 pixels on, classifiers from 128; below they lose)"""
         size, precision = self.denoiser.image_size, self.request.precision
-        quicken(self.denoiser.network.to(self.device), precision, channels_last=size >= 64)
-        if isinstance(self.classifier, nn.Module):
-            self.classifier.to(self.device)
-        if isinstance(self.classifier, NoisyClassifier):
-            quicken(self.classifier.network, precision, channels_last=size >= 128)
+        for denoiser in self.denoisers:
+            quicken(denoiser.network.to(self.device), precision, channels_last=size >= 64)
+        for classifier in self.classifiers:
+            classifier.to(self.device)
+            for network in (module.network for module in classifier.modules() if isinstance(module, NoisyClassifier)):
+                quicken(network, precision, channels_last=size >= 128)
         return True
+
+    @property
+    def denoisers(self) -> list[Denoiser]:
+        return [denoiser for denoiser in (self.denoiser, self.weak) if denoiser is not None]
+
+    @property
+    def classifier(self) -> Classifier | None:
+        """The one that --classifier names."""
+        return next((guide.classifier for guide in self.guides if guide.spec.name == OWN), None)
+
+    @property
+    def classifiers(self) -> list[nn.Module]:
+        found: list[Any] = [guide.classifier for guide in self.guides]
+        return [network for network in found if isinstance(network, nn.Module)]
 
     def leave(self) -> None:
         """Takes the networks off the device, until they are used again."""
-        self.denoiser.network.to("cpu")
-        if isinstance(self.classifier, nn.Module):
-            self.classifier.to("cpu")
+        for network in (*(denoiser.network for denoiser in self.denoisers), *self.classifiers):
+            network.to("cpu")
         self.__dict__.pop("started", None)
 
     def precision(self) -> AbstractContextManager[Any]:
@@ -196,7 +250,7 @@ class Plan:
         """What counts, in `identity`, for a setting of a network that a manifest lacks because it is newer than that."""
         configs: dict[str, Any] = {}
         for what, network in (("upsample" if self.request.upsample else "model", self.denoiser.network),
-                              ("classifier", getattr(self.classifier, "network", None))):
+                              *((name, getattr(guide.classifier, "network", None)) for name, guide in named(self.guides))):
             config = getattr(network, "config", None)
             configs[what] = DEFAULTS | ({"network": defaults_of(type(config))} if is_dataclass(config) else {})
         return {"configs": configs}
@@ -208,7 +262,8 @@ class Plan:
         spec = values.pop("upsample_steps", None) or values.get("steps", "")
         with suppress(UserError):  # of a model with another T: what differs is the model
             values["steps"] = kept_timesteps(spec, self.denoiser.schedule.T)
-        guides = [{**asdict(GuideSpec.parse(text)), "source": None} for text in request.guide]
+        guides = [{**asdict(spec), **({} if spec.kind == "colour" else {"source": None, "name": spec.name.split("/")[-1]})}
+                  for spec in map(GuideSpec.parse, request.guide)]
         values |= {"class": plain(request.classes), "guide": guides}
         return json.loads(json.dumps(values | {"digests": manifest.digests, "configs": manifest.configs}))
 
@@ -227,7 +282,7 @@ def enlarger(asked: Request, first: Plan, spec: str | tuple[int, ...] | None, sh
     schedule = loaded.denoiser.schedule
     spec = asked.upsample_steps or spec or loaded.advice.steps_for(asked.sampler, schedule.T)
     return replace(
-        first, request=replace(asked, upsample_steps=spec), denoiser=loaded.denoiser, classifier=None, guides=(),
+        first, request=replace(asked, upsample_steps=spec), denoiser=loaded.denoiser, weak=None, guides=(),
         steps=steps(spec, schedule), digests=first.digests | {"upsample": loaded.digest},
         configs=first.configs | {"upsample": without_names(loaded.config)}, stream=UPSAMPLING,
         settings_given=loaded.settings_given)

@@ -3,14 +3,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from guided_sample.evaluations import evaluations
+from guided_sample.loading import OWN
 from guided_sample.plan import Plan
-from guided_sample.run import default_batch
+from guided_sample.run import usual_batch
 from noisy_clf.execution import device_name
 from noisy_clf.noise import SampleNoise
 
@@ -20,37 +21,34 @@ AROUND, GRID = 4096, 1 << 20  # bytes: around a picture and its line, on disks t
 def rehearsal(plan: Plan, out: Path, batch_size: int | None) -> str:
     """In words; takes the time of two steps of a batch."""
     assert plan.request.num_samples is not None
-    told = [(plan.second or plan).request.to_toml()]
+    lines = [(plan.second or plan).request.to_toml()]
     N, stages = plan.request.num_samples, [plan] + ([plan.second] if plan.second else [])
     seconds, disk = 0.0, 0
     for stage in stages:
-        size = min(batch_size or default_batch(stage.denoiser.image_size), N)
+        size = min(batch_size or usual_batch(stage), N)
         name = stage.request.upsample or stage.request.model
-        told.append(f"# {name}: {len(stage.steps)} steps of {N} samples in batches of {size}: "
-                    f"{evaluations(stage, N)}")
-        seconds += step_seconds(stage, size) * len(stage.steps) * math.ceil(N / size)
+        lines.append(f"# {name}: {len(stage.steps)} steps of {N} samples in batches of {size}: {told(stage, N)}")
+        seconds += step_seconds(stage, size) * sum(map(stage.passes, stage.steps)) * math.ceil(N / size)
         disk += N * (2 * math.prod(stage.denoiser.shape) + AROUND) + GRID  # PNGs and npz
-    told.append(f"# about {tqdm.format_interval(seconds)} on {device_name(plan.device)}, and at most "
-                f"{tqdm.format_sizeof(disk, 'B')} in {out}")
-    return "\n".join(told)
+    lines.append(f"# about {tqdm.format_interval(seconds)} on {device_name(plan.device)}, and at most "
+                 f"{tqdm.format_sizeof(disk, 'B')} in {out}")
+    return "\n".join(lines)
 
 
-def evaluations(plan: Plan, N: int) -> str:
+def told(plan: Plan, N: int) -> str:
     """How often which network would be run."""
-    counts = {"evaluations of the denoiser": len(plan.steps)}
-    if plan.classifier is not None and plan.labels.any and plan.request.scale:
-        counts["of the classifier, with its gradient"] = len(plan.steps)
-    for guide in plan.guides:
-        counts[f"of {guide.name}"] = sum(not guide.asleep_at(step) for step in plan.steps)
-    return ", ".join(f"{count * N} {what}" for what, count in counts.items())
+    words = {"denoiser": "evaluations of the denoiser", "weak model": "of the weak model", OWN: "of the classifier, with its "
+             "gradient"}
+    return ", ".join(f"{count.run * N} {words.get(name, f'of {name}')}" + f" ({count.saved * N} saved)" * (count.saved > 0)
+                     for name, count in evaluations(plan).items())
 
 
 def step_seconds(plan: Plan, B: int) -> float:
     """Of one step of a batch; the second of two."""
-    indices: Sequence[int] = range(B)
+    indices = [i for i in range(B) for _ in range(plan.chains)]
     small = None
     if plan.denoiser.small_size is not None:
-        small = torch.zeros(B, plan.denoiser.channels, plan.denoiser.small_size, plan.denoiser.small_size)
+        small = torch.zeros(len(indices), plan.denoiser.channels, plan.denoiser.small_size, plan.denoiser.small_size)
     x_t = SampleNoise(0, indices, plan.denoiser.shape, plan.device)()
     model = plan.model(indices, small)
     with plan.precision(), torch.no_grad():

@@ -14,12 +14,16 @@ from typing import Any
 
 import click
 
-from guided_sample.kinds import Real, Steps, Text, Whole, Words
+from guided_sample.guides import COMMON, CONTRAST, KINDS, PACE, SEES, GuideSpec, read, settings_of, whole
+from guided_sample.kinds import Amount, Plain, Steps, Text, Whole, Words
 from guided_sample.labels import spelled_out, word_of
 from guided_sample.manifest import Manifest
 from guided_sample.samplers import KNOBS, SAMPLERS
 from noisy_clf.errors import UserError
 from noisy_clf.files import read_table
+
+OF_CLASSIFIER = {"scale_interval": "interval", "scale_every": "every", "scale_schedule": "schedule", "adapt": "adapt",
+                 "see": "see", "backward": "backward"}  # fields that a guide of any kind has as settings, by their keys
 
 
 def asked(default: Any, kind: click.ParamType, help: str, **flag: Any) -> Any:
@@ -41,14 +45,43 @@ class Request:
     classifier_config: str | None = asked(None, Text(), "As --model-config, for the classifier.", metavar="FILE")
     classifier_flags: str | None = asked(None, Text(), "As --model-flags, for the classifier.", metavar="FLAGS")
     classes: tuple[str | int, ...] = asked((), Words(numbers=True), "A number, a name, a WordNet id, several (3,7 or given "
-                                           "again), all in turn, random, or none; where that may be two things, index:3, "
-                                           "name:3 or word:all. [default: all, or none where there are none]",
+                                           "again), 3=1,8=-0.5 (both at once, by weight), all in turn, "
+                                           "random, or none; where that may be two things, index:3, name:3 or word:all. "
+                                           "[default: all, or none where there are none]",
                                            multiple=True, metavar="CLASS")
-    scale: float | None = asked(None, Real(), "Guidance scale of the classifier; 0: no guidance. [default: the model's]")
-    guide: tuple[str, ...] = asked((), Words(), "A guide of your own, beside the classifier or (--class none) instead of it: "
-                                   "FILE.py:FUNCTION[,scale=20][,interval=0.2:3]. The function takes a look (look.x_t, look.t, "
-                                   "look.x0_hat) and returns a log-density for each sample; the interval is in sigma.",
-                                   multiple=True, metavar="GUIDE")
+    scale: Any = asked(None, Amount(), "Guidance scale of the classifier; 0: no guidance. In a request file also a list, one "
+                       "for each sample, or a table, one for each class. [default: the model's]", metavar="FLOAT")
+    scale_interval: str | None = asked(None, Plain(), "The classifier is run where LOW < sigma <= HIGH alone, with sigma = "
+                                       "sqrt(1/alpha_bar - 1): 0.2:3.", metavar="LOW:HIGH")
+    scale_every: str | None = asked(None, Plain(), "The classifier is run at each N-th step alone; N:held: and its gradient is "
+                                    "held in between.", metavar="N")
+    scale_schedule: Any = asked(None, Plain(), "How the scale goes along the steps, of mean 1: constant, linear, cosine, sine; "
+                                "or a table of factors, 0:1:2.", metavar="NAME")
+    adapt: str | None = asked(None, Plain(), "entropy: each sample's scale times log K / the entropy of p(y|x_t), to at most "
+                              "20 times, or entropy:CAP. (ED-DPM)", metavar="entropy")
+    see: str = asked("x_t", click.Choice(SEES), "What the classifier is shown: x_t; x0: x0_hat as a constant, for classifiers "
+                     "that never saw noise (EluCD); through: x0_hat through the denoiser (universal guidance).")
+    backward: int | None = asked(None, Whole(min=1), "With --see through: so many steps of Adam, too, by which x0_hat climbs "
+                                 "the classifier's log p. (universal guidance)")
+    guide: tuple[str, ...] = asked((), Words(), "A guide beside the classifier or (--class none) instead of it: "
+                                   "FILE.py:FUNCTION, of your own; classifier:MODEL; inpaint:PICTURE,mask=FILE; "
+                                   "blur:PICTURE,sigma=2; downsample:PICTURE,factor=4; colour:#ff8800; and its settings: "
+                                   ",scale=20,interval=0.2:3. A function takes a look (look.x_t, look.t, look.x0_hat) and "
+                                   "returns a log-density for each sample.", multiple=True, metavar="GUIDE")
+    cfg: Any = asked(None, Amount(), "Classifier-free guidance, for models that know the null class: unconditional + W "
+                     "(conditional - unconditional), so that 1 is the conditional model; Ho & Salimans' w is this W - 1. "
+                     "Without a classifier, unless --classifier or --scale is given.", metavar="W")
+    cfg_plus_plus: bool = asked(False, click.BOOL, "CFG++: the unconditional noise is put back; W from 0 to 1.", is_flag=True)
+    weak: str | None = asked(None, Text(), "Autoguidance: away from this weaker model of the same kind, such as an earlier "
+                             "state of its run, RUN@step-500.", metavar="MODEL")
+    weak_scale: Any = asked(None, Amount(), "weak + W (model - weak); 1.7 to 2.9 are usual. [default: 2]", metavar="W")
+    contrast: str | None = asked(None, Text(), "More on --cfg or --weak, by commas: apg=0 (adaptive projected guidance; the "
+                                 "share of the parallel part), momentum=-0.5, norm=2.5, rescale=0.7, interval=0.28:2.9, "
+                                 "every=2, schedule=cosine.", metavar="SETTINGS")
+    recur: str = asked("1", Plain(), "Passes through each step, x_t made anew from x_(t-1) in between: K, or K,interval=0.5:5.",
+                       metavar="K")
+    particles: int = asked(1, Whole(min=1), "Chains a sample, weighed and drawn among: at any scale from p(x) p(y|x)^scale, "
+                           "exactly for many (TDS); so many times the work.")
     sampler: str = asked("ddpm", click.Choice(list(SAMPLERS)), "How to go from noise to an image.")
     steps: str | tuple[int, ...] | None = asked(None, Steps(), "Timesteps to keep: 250, or ddim25 (a whole number apart), or "
                                                 "90,60,60,20,20 (so many in each section). [default: the model's]")
@@ -84,9 +117,36 @@ class Request:
                 raise UserError(f"{name} belongs to --sampler {' or '.join(owners)}, not to {self.sampler}; leave it out.")
         object.__setattr__(self, "knobs", {name: converted(knob.kind, self.knobs.get(name, knob.default), name)
                                            for name, knob in own.items()})
+        self.own_guide, self.contrasting, self.recurring  # refuse what cannot be read
         if self.grad_at == "mean" and not SAMPLERS[self.sampler].has_mean:
             ancestral = " or ".join(sampler for sampler, entry in SAMPLERS.items() if entry.has_mean)
             raise UserError(f"grad-at mean belongs to --sampler {ancestral}; {self.sampler} shifts eps at x_t.")
+
+    @property
+    def own_guide(self) -> GuideSpec:
+        """The classifier, in the grammar of guides."""
+        settings = {}
+        for name, key in OF_CLASSIFIER.items():
+            if (value := getattr(self, name)) is not None:
+                settings[key] = read(key, value, COMMON | KINDS["classifier"], f"--{name.replace('_', '-')}")
+        if self.scale is not None:
+            settings["scale"] = self.scale
+        return GuideSpec("classifier", self.classifier or "", "the classifier", settings)
+
+    @property
+    def contrasting(self) -> dict[str, Any]:
+        """The settings of --contrast, by their keys."""
+        return settings_of(self.contrast.split(",") if self.contrast else [], CONTRAST, "--contrast")
+
+    @property
+    def recurring(self) -> tuple[int, tuple[float, float] | None]:
+        """(passes through each step, the interval of sigma in which they are so many)."""
+        times, *options = str(self.recur).split(",")
+        try:
+            passes = whole(times)
+        except ValueError as error:
+            raise UserError(f"recur is {self.recur!r}, and a whole number is wanted, as in 2 or 10,interval=0.5:5.") from error
+        return passes, settings_of(options, {"interval": PACE["interval"]}, "--recur").get("interval")
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Request:
@@ -164,7 +224,7 @@ def with_flags(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     forgotten: set[str] = set()
     if "class" in given:
         if word_of(given["class"]) == "none":
-            forgotten |= {"scale", "classifier", "classifier_config", "classifier_flags"}
+            forgotten |= {"scale", "classifier", "classifier_config", "classifier_flags", "cfg", *OF_CLASSIFIER}
         elif word_of(values.get("class")) == "none":
             forgotten.add("scale")  # 0, for want of a class
     sampler = SAMPLERS.get(given.get("sampler", ""))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from guided_sample.beside import classifier_beside
 from guided_sample.cards import Card, card_of
@@ -15,16 +16,21 @@ from guided_sample.guides import GuideSpec
 from guided_sample.labels import Labels, alone, refuse_two_meanings, word_of
 from guided_sample.request import Request
 from guided_sample.samplers import SAMPLERS
+from guided_sample.steering import by_itself, refuse_steering, refuse_weak, refuse_wishes
 from guided_sample.steps import kept_timesteps, nearest_steps, unreached_noise
 from noisy_clf.class_names import nameless
 from noisy_clf.errors import UserError
 
+WEAK_SCALE = 2.0
 NONE, ALL = ("none",), ("word:all",)  # what is asked for where nothing is
 
 
-def resolve(asked: Request, model: Card, card_of_classifier: Callable[[str], Card]) -> tuple[Request, Labels | None]:
+def resolve(asked: Request, model: Card, card_of_classifier: Callable[[str], Card],
+            card_of_weak: Callable[[str], Card] = lambda name: card_of(name, "denoiser")) -> tuple[Request, Labels | None]:
     """(the request with every default filled in that the cards tell, the classes it asks for where they tell them)."""
-    classifier = model.advice.classifier if asked.classifier is None else asked.classifier
+    classifier = asked.classifier
+    if classifier is None and not by_itself(asked, bool(model.class_names)):
+        classifier = model.advice.classifier
     none, card = word_of(asked.classes) == "none", None
     with suppress(*[UserError] * none):  # for no class no classifier is needed, nor need it be there
         card = None if classifier is None else card_of_classifier(classifier)
@@ -38,8 +44,10 @@ def resolve(asked: Request, model: Card, card_of_classifier: Callable[[str], Car
                         f"of {model.small_size} pixels.")
     if classifier is None and (asked.classifier_config is not None or asked.classifier_flags is not None):
         raise UserError("settings of a classifier are given, and none is used; leave them out, or give --classifier.")
-    if classifier is not None and card and card.space and model.space:
+    if classifier is not None and card and card.space and model.space and asked.see == "x_t":
         model.space.refuse_other(card.space, "classifier")
+    if asked.weak is not None:
+        refuse_weak(asked, model, card_of_weak(asked.weak))
     wanted = asked.classes or (NONE if card is None and names == () else () if card is None and names is None else ALL)
     if word_of(wanted) == "none":
         labels = Labels()
@@ -54,15 +62,20 @@ def resolve(asked: Request, model: Card, card_of_classifier: Callable[[str], Car
     if model.T is not None:
         steps = model.advice.steps_for(asked.sampler, model.T) if steps is None else steps
         kept_timesteps(steps, model.T)
+    refuse_steering(asked, model, classifier, steps)
     upsample = asked.upsample
     if upsample == "":
         upsample = model.upsampler
         if upsample is None:
             raise UserError(f"{asked.model} has no upsampler of its own; name one: --upsample imagenet64-256.")
-    return replace(
+    found = replace(
         asked, classifier=classifier, scale=scale_of(asked, model, classifier, wanted), steps=steps, upsample=upsample,
+        weak_scale=WEAK_SCALE if asked.weak is not None and asked.weak_scale is None else asked.weak_scale,
         classes=wanted if labels is None else labels.asked(wanted, names),
-        num_samples=asked.num_samples or (None if labels is None else default_number(labels))), labels
+        num_samples=asked.num_samples or (None if labels is None else default_number(labels)))
+    if labels is not None:
+        refuse_wishes(found, labels, model)
+    return found, labels
 
 
 def names_of(model: Card, classifier: Card | None) -> tuple[str, ...] | None:
@@ -94,6 +107,7 @@ def wants_classifier(asked: Request, model: Card) -> bool:
     """Whether one has to be looked for: guidance is not ruled out, and neither the request nor the model names a classifier."""
     own_guides = asked.guide and not asked.classes and asked.scale is None
     unguided = own_guides or asked.scale == 0 or word_of(asked.classes) == "none"
+    unguided = unguided or by_itself(asked, bool(model.class_names))
     named = any(one is not None for one in (asked.classifier, asked.classifier_config, asked.classifier_flags,
                                             model.advice.classifier, model.small_size))
     return not unguided and not named
@@ -109,12 +123,13 @@ def doubts(request: Request, model: Card) -> tuple[str, ...]:
     return f"Warning: {flag} {told} {why}; try {flag} {usual}.",
 
 
-def scale_of(asked: Request, model: Card, classifier: str | None, wanted: tuple[str | int, ...]) -> float | None:
+def scale_of(asked: Request, model: Card, classifier: str | None, wanted: tuple[Any, ...]) -> Any:
     if word_of(wanted) == "none" and not asked.scale:
         return 0.0
     if classifier is not None:
         return model.advice.scale_for(asked.sampler) if asked.scale is None else asked.scale
-    if asked.scale or asked.scale is None and not asked.guide and model.class_names and model.advice.scale_for(asked.sampler):
+    alone = asked.guide or by_itself(asked, bool(model.class_names))
+    if asked.scale or asked.scale is None and not alone and model.class_names and model.advice.scale_for(asked.sampler):
         raise UserError(f"{asked.model} comes with no classifier; give --classifier, or --scale 0 to sample without guidance; "
                         f"{how_to_train(asked.model)}")
     return 0.0

@@ -5,17 +5,22 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
 
+from guided_sample.evaluations import evaluations
 from guided_sample.folder import Columns, RunFolder
+from guided_sample.labels import Wish
+from guided_sample.particles import collapse
 from guided_sample.plan import Plan, from_pixels
 from guided_sample.sanity import misconfigured
 from guided_sample.shares import Share
 from noisy_clf.errors import UserError, enough_memory
 from noisy_clf.execution import device_name
 
+LETTER = 6  # pixels, of a heading: as wide as they are on average
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
@@ -25,13 +30,13 @@ def run(plan: Plan, out: Path, batch_size: int | None, tell: Callable[[str], obj
     of the last. `check` tries each denoiser on two pictures first, and `tell` tells of it. Of several processes each draws its
     `share`, and the one that finds nothing missing gathers the samples of all."""
     assert plan.request.num_samples is not None
-    block = batch_size or default_batch(plan.denoiser.image_size)  # of both stages: a share enlarges what it has drawn
+    block = batch_size or usual_batch(plan)  # of both stages: a share enlarges what it drew
     if share.count > 1:
         tell(told_of(share, plan.request.num_samples, block))
     folder = run_stage(plan, out, share, block, block, tell, check)
     if plan.second is not None:
         plan.leave()
-        size = batch_size or default_batch(plan.second.denoiser.image_size)
+        size = batch_size or usual_batch(plan.second)
         return run_stage(plan.second, out / "upsampled", share, block, size, tell, check, folder)
     return folder
 
@@ -56,7 +61,7 @@ def run_stage(plan: Plan, out: Path, share: Share, block: int, size: int, tell: 
         if check and lacking and share.talks:
             try_out(plan, tell)
         draw_lacking(plan, folder, share, lacking, size,
-                     None if small is None else lambda batch: from_pixels(small.images(batch)))
+                     None if small is None else lambda batch: from_pixels(small.images(batch)), tell)
     return folder
 
 
@@ -71,7 +76,7 @@ def try_out(plan: Plan, tell: Callable[[str], object]) -> None:
 
 
 def draw_lacking(plan: Plan, folder: RunFolder, share: Share, lacking: dict[range, list[int]], size: int,
-                 small: Callable[[Sequence[int]], Tensor] | None) -> None:
+                 small: Callable[[Sequence[int]], Tensor] | None, tell: Callable[[str], object]) -> None:
     """Draws batches of which the folder lacks some samples, stores those as each batch is ready, and finishes the folder.
 
     lacking  the batches, and what is lacking of each. All of a batch is drawn: what is drawn beside a sample changes it, by
@@ -100,18 +105,36 @@ def draw_lacking(plan: Plan, folder: RunFolder, share: Share, lacking: dict[rang
                         + (f" of share {share}." if share.count > 1 else ".")) from None
     seconds = time.perf_counter() - started
     speed = {"images": own, "seconds": round(seconds, 2), "images_per_second": round(own / seconds, 2)}
-    report = {"device": device_name(plan.device), "batch_size": size,
+    report = {"device": device_name(plan.device), "batch_size": size, "evaluations": told_evaluations(plan),
               "last_run": speed | ({"share": str(share)} if share.count > 1 else {})}
     folder.finish(num_samples, lambda total: columns_of(plan, total), report if own else {})
+    sizes = [line["ess"] for line in folder.lines.values() if "ess" in line]
+    if sizes and share.talks and (doubt := collapse(sizes, plan.chains)):
+        tell(f"Warning: {doubt}")
+
+
+def told_evaluations(plan: Plan) -> dict[str, Any]:
+    """A sample's, by network, and of these what intervals and steps between have saved, as the manifest has it."""
+    found = evaluations(plan)
+    saved = {name: count.saved for name, count in found.items() if count.saved}
+    return {name: count.run for name, count in found.items()} | ({"saved": saved} if saved else {})
 
 
 def columns_of(plan: Plan, num_samples: int) -> Columns:
-    """Of the grid: one a class where there are a few, by its name (or number, where it has other letters than the font)."""
-    classes, names = plan.labels.classes, plan.labels.names
-    if not 2 <= len(classes) <= 16:
+    """Of the grid: one a class, or a wish, where there are a few, by names (or numbers, where a name has other letters than
+    the font, or a wish is longer than a picture is wide)."""
+    wishes, names = plan.labels.wishes if plan.labels.classes else (), plan.labels.names
+    if not 2 <= len(wishes) <= 16:
         return Columns(min(16, math.ceil(math.sqrt(num_samples))))
-    shown = classes[:num_samples]
-    return Columns(len(shown), tuple(names[label] if names[label].isascii() else str(label) for label in shown))
+    letters = [name if name.isascii() else str(k) for k, name in enumerate(names)]
+
+    def heading(wish: Wish) -> str:
+        text = wish.text(letters)
+        fits = len(text) * LETTER <= max(64, plan.denoiser.image_size)
+        return text if wish.plain or fits else wish.text(range(len(names)))
+
+    shown = wishes[:num_samples]
+    return Columns(len(shown), tuple(map(heading, shown)))
 
 
 def closing(folder: RunFolder, num_samples: int) -> str:
@@ -121,6 +144,11 @@ def closing(folder: RunFolder, num_samples: int) -> str:
                 f"make, and the same command, on any number of processes, makes what they leave.")
     more = f", of which {num_samples} were asked for" if folder.gathered > num_samples else ""
     return f"{max(num_samples, folder.gathered)} images in {folder.path}{more}: look at {folder.path / 'grid.png'}"
+
+
+def usual_batch(plan: Plan) -> int:
+    """Samples at a time, where nobody says how many."""
+    return max(1, default_batch(plan.denoiser.image_size) // plan.chains)
 
 
 def default_batch(image_size: int) -> int:

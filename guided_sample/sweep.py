@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from guided_sample.at_work import briefly_alone, held
-from guided_sample.experiments import EVALUATION, RECORD, Cell, Experiment, called, is_folder_name, measures_of
+from guided_sample.experiments import EVALUATION, RECORD, STRENGTHS, Cell, Experiment, called, is_folder_name, measures_of
 from guided_sample.folder import NPZ
 from guided_sample.loading import Shelf
 from guided_sample.manifest import MANIFEST
@@ -26,11 +26,13 @@ from guided_sample.metrics.npz import sha256_of
 from guided_sample.plan import Plan
 from guided_sample.rehearsal import AROUND, GRID, step_seconds
 from guided_sample.request import Request
-from guided_sample.run import default_batch, run, try_out
+from guided_sample.run import run, try_out, usual_batch
 from guided_sample.shares import Share
 from noisy_clf.errors import UserError, disk_trouble
 from noisy_clf.execution import device_name, pick_device
 from noisy_clf.files import differences, read_json, versions, write_json
+
+FREE = ("class", "sampler", "steps", "eta", "seed", "num_samples")  # of a request: on which a step's cost does not depend
 
 
 @dataclass
@@ -90,7 +92,7 @@ class Sweep:
     def outlook(self) -> str:
         """How many cells, and how long and how much disk what is missing of them takes; takes two steps of each network."""
         seconds, disk, drawn, total = 0.0, 0, 0, 0
-        known: dict[tuple[Any, ...], float] = {}
+        known: dict[tuple[str, int], float] = {}
         for cell in self.cells:
             with suppress(UserError):  # told when its turn comes
                 plan = self.plan(cell)
@@ -98,9 +100,9 @@ class Sweep:
                 there = drawn_in(self.samples(cell), N)
                 drawn, total = drawn + there, total + N
                 for stage in stages(plan):
-                    size = min(self.batch_size or default_batch(stage.denoiser.image_size), N)
+                    size = min(self.batch_size or usual_batch(stage), N)
                     cost = cost_of(stage, size, known) if there < N else 0.0
-                    seconds += cost * len(stage.steps) * math.ceil((N - there) / size)
+                    seconds += cost * sum(map(stage.passes, stage.steps)) * math.ceil((N - there) / size)
                     disk += (N - there) * (2 * math.prod(stage.denoiser.shape) + AROUND) + GRID  # PNGs and npz
                     stage.leave()
         several = f" for each of {self.share.count} processes" if self.share.count > 1 else ""
@@ -120,7 +122,8 @@ class Sweep:
                 if not self.evaluated(cell):  # what cannot be measured is not drawn for hours first
                     last = plan.second or plan
                     C, H, W = last.denoiser.shape
-                    evaluator.check(last.manifest, shape=(H, W, C), labelled=last.labels.any)
+                    labelled = any(wish.label is not None for wish in last.labels.wishes)
+                    evaluator.check(last.manifest, shape=(H, W, C), labelled=labelled)
                 try:
                     self.try_out(plan, cell)
                     run(plan, self.out / cell.name, self.batch_size, self.say, False, share)
@@ -182,7 +185,8 @@ class Sweep:
         from guided_sample.report import write_report
 
         content = self.experiment.to_dict()
-        told = content | {"name": called(self.experiment.name, content, self.out), "failed": self.failed}
+        told = content | {"name": called(self.experiment.name, content, self.out), "failed": self.failed,
+                          "kinds": {cell.name: cell.kind for cell in self.cells if cell.kind}}
         with briefly_alone(self.out):
             return write_report([self.samples(cell) for cell in cells], self.out, told)
 
@@ -221,11 +225,11 @@ def digest_of(path: Path, written: int) -> str:
     return sha256_of(path)
 
 
-def cost_of(plan: Plan, size: int, known: dict[tuple[Any, ...], float]) -> float:
-    """Seconds of a step of a batch, measured once for plans that run the same networks."""
-    guided = plan.labels.any and bool(plan.request.scale)
-    key = (id(plan.denoiser.network), id(plan.classifier) if guided else None, plan.request.guide, plan.request.grad_at,
-           plan.request.precision, size)
+def cost_of(plan: Plan, size: int, known: dict[tuple[str, int], float]) -> float:
+    """Seconds of a step of a batch, measured once for plans that run the same networks in the same way."""
+    costly = {key: bool(value) if key in STRENGTHS else value for key, value in plan.request.to_dict().items()
+              if key not in FREE}
+    key = (repr(costly), size)
     if key not in known:
         known[key] = step_seconds(plan, size)
     return known[key]
@@ -242,59 +246,60 @@ def claimed(out: Path, experiment: Experiment, cells: list[Cell]) -> list[Cell]:
     except OSError as error:
         raise UserError(disk_trouble(error, out)) from error
     with briefly_alone(out):
-        there = begun(out, record) if record.exists() else {}
+        there = begun(out, record) if record.exists() else []
         refuse_changed(out, there, cells)
         cells = called_as(there, cells)
         write_json(record, {"name": experiment.name, "experiment": experiment.to_dict(),
-                            "cells": {name: request.to_dict() for name, request in there.items()}
-                            | {cell.name: cell.request.to_dict() for cell in cells}, "versions": versions()})
+                            "cells": {cell.name: cell.request.to_dict() | ({"kind": cell.kind} if cell.kind else {})
+                                      for cell in [*there, *cells]}, "versions": versions()})
     return cells
 
 
-def begun(out: Path, record: Path) -> dict[str, Request]:
-    """The requests on record, by the names of their cells, of those cells that have results."""
+def begun(out: Path, record: Path) -> list[Cell]:
+    """The cells on record that have results."""
     there = read_json(record, way_out="choose another --out, or remove that folder").get("cells")
     if not isinstance(there, dict) or not all(
             isinstance(request, dict) and is_folder_name(name) for name, request in there.items()):
         raise UserError(f"{record} is not that of a sweep of this toolkit; choose another --out.")
     try:
-        return {name: Request.of(request) for name, request in there.items()
-                if (out / name / NPZ).exists() or any((out / name).glob("[0-9]*.png"))}
+        return [Cell(name, {}, Request.of({key: value for key, value in request.items() if key != "kind"}),
+                     str(request.get("kind", "")))
+                for name, request in there.items() if (out / name / NPZ).exists() or any((out / name).glob("[0-9]*.png"))]
     except UserError as error:
         raise UserError(f"{record}: {error}") from error
 
 
-def refuse_changed(out: Path, there: dict[str, Request], cells: list[Cell]) -> None:
+def refuse_changed(out: Path, there: list[Cell], cells: list[Cell]) -> None:
     """UserError for a cell with results that is no longer asked for, or for fewer samples."""
-    for name, request in there.items():
-        same = [cell for cell in cells if is_of(cell, request)]
-        near = same or [cell for cell in cells if cell.name == name]
-        different = differences(plain(request), plain(near[0].request)) if near else ["it is not asked for any more"]
-        fewer = same and (same[0].request.num_samples or 0) < (request.num_samples or 0)
+    for old in there:
+        same = [cell for cell in cells if is_of(cell, old)]
+        near = same or [cell for cell in cells if cell.name == old.name]
+        different = differences(plain(old), plain(near[0])) if near else ["it is not asked for any more"]
+        fewer = same and (same[0].request.num_samples or 0) < (old.request.num_samples or 0)
         if not same or fewer:
-            raise UserError(f"{out} holds results of the experiment as it was before: of the cell {name}, "
+            raise UserError(f"{out} holds results of the experiment as it was before: of the cell {old.name}, "
                             f"{'; '.join(different[:4])}; choose another --out, or let it be as it was: only more cells, or "
                             f"more samples, may be asked for.")
 
 
-def is_of(cell: Cell, request: Request) -> bool:
-    """Whether the cell's images are a request's on record, however many there are."""
+def is_of(cell: Cell, old: Cell) -> bool:
+    """Whether the cell's images are those of one on record, however many there are."""
     counted = "num_samples" in cell.settings
-    return plain(cell.request, counted) == plain(request, counted)
+    return plain(cell, counted) == plain(old, counted)
 
 
-def plain(request: Request, counted: bool = True) -> dict[str, Any]:
-    values = json.loads(json.dumps(request.to_dict()))
+def plain(cell: Cell, counted: bool = True) -> dict[str, Any]:
+    values = json.loads(json.dumps(cell.request.to_dict() | {"kind": cell.kind}))
     return values if counted else {key: value for key, value in values.items() if key != "num_samples"}
 
 
-def called_as(there: dict[str, Request], cells: list[Cell]) -> list[Cell]:
+def called_as(there: list[Cell], cells: list[Cell]) -> list[Cell]:
     """Cells by the names that they have on record; a new one by a name that none there has."""
-    taken = set(there)
+    taken = {old.name: old for old in there}
     found = []
     for cell in cells:
-        name = next((name for name, request in there.items() if is_of(cell, request)), None) or cell.name
-        while name == cell.name and name in taken and not is_of(cell, there[name]):
+        name = next((old.name for old in there if is_of(cell, old)), "") or cell.name
+        while name == cell.name and name in taken and not is_of(cell, taken[name]):
             cell = replace(cell, name=f"{cell.name}+")
             name = cell.name
         found.append(replace(cell, name=name))

@@ -27,16 +27,24 @@ class SampleNoise:
     """Standard normal draws, float32 [B,*shape]: the first is x_T, the next ones the steps' noise, from (seed, index) alone.
 
     stream  a word of seeds more, for noise that is independent of the sample's other noise
+    chains  so many draws a sample, one after the other [B*chains,*shape]; the first is what it has without others
     """
 
     def __init__(self, seed: int, indices: Sequence[int], shape: tuple[int, ...], device: torch.device,
-                 stream: Sequence[int] = ()) -> None:
-        self.streams = [generator(seed, index, *stream) for index in indices]
+                 stream: Sequence[int] = (), chains: int = 1) -> None:
+        words = [(), *((3, chain) for chain in range(1, chains))]  # never ending in 0: numpy pads short keys with it
+        self.streams = [generator(seed, index, *stream, *chain) for index in indices for chain in words]
         self.shape, self.device = shape, device
 
     def __call__(self) -> Tensor:
         draws = np.stack([stream.standard_normal(self.shape, dtype=np.float32) for stream in self.streams])
         return torch.from_numpy(draws).to(self.device, non_blocking=True)
+
+
+def sample_uniform(seed: int, indices: Sequence[int], device: torch.device, stream: Sequence[int] = ()) -> Callable[[], Tensor]:
+    """Draws from [0,1), float64 [B], of each sample's own and independent of its noise: by these particles are resampled."""
+    streams = [generator(seed, index, *stream, 4) for index in indices]
+    return lambda: torch.tensor([one.random() for one in streams], dtype=torch.float64).to(device, non_blocking=True)
 
 
 def random_label(seed: int, index: int, K: int) -> int:

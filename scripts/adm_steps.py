@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from guided_sample.denoiser import unet_denoiser
 from guided_sample.finite import Watch
 from guided_sample.labels import Labels
+from guided_sample.loaders.classifier import in_memory
+from guided_sample.loading import classifying
 from guided_sample.plan import Plan
 from guided_sample.request import Request
 from guided_sample.samplers.ddpm import ddpm
@@ -105,7 +107,8 @@ def guided_steps(shape: Shape, precision: str, device: torch.device) -> Callable
     denoiser = unet_denoiser(unet, schedule, "learned_range", class_names=labels.names if shape.unet.num_classes else None)
     classifier, one = NoisyClassifier(encoder, schedule, labels.names), steps("250", schedule)[249 - STEP:][:1]
     request = Request(model="random", scale=SCALE, precision=precision)
-    plan = Plan(request, labels, denoiser, classifier, (), one, device, digests={}, configs={})
+    guide, _ = classifying(request.own_guide, in_memory(classifier), denoiser)
+    plan = Plan(request, labels, denoiser, None, (guide,), one, device, digests={}, configs={})
 
     def of(batch: int) -> Stepper:
         noise = some_noise(shape, batch, device)

@@ -182,7 +182,8 @@ def export(denoiser: Denoiser, out: Path) -> None:
             "_class_name": "DDPMPipeline", "_diffusers_version": VERSION, "scheduler": ["diffusers", "DDPMScheduler"],
             "unet": ["diffusers", "UNet2DModel"]})
         write_json(temporary / "scheduler" / SCHEDULER, scheduler_config(denoiser))
-        write_json(temporary / "unet" / CONFIG, unet_config(denoiser.network.config))
+        write_json(temporary / "unet" / CONFIG, unet_config(denoiser.network.config) | (
+            {"null_class": True} if denoiser.null_class else {}))
         with atomic_write(temporary / "unet" / WEIGHTS[0]) as file:
             file.write_bytes(save(unet_tensors(denoiser.network), metadata={"format": "pt"}))
         os.replace(temporary, out)

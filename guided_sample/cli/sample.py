@@ -1,7 +1,7 @@
 """guided-sample: flags, or a file, become a Request; a Request becomes a Plan; the Plan is drawn into a folder."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from guided_sample.guides import GuideSpec
 from guided_sample.labels import plain, word_of
 from guided_sample.manifest import MANIFEST
 from guided_sample.released import table
-from guided_sample.request import Request, key_of, read_request, with_flags
+from guided_sample.request import OF_CLASSIFIER, Request, key_of, read_request, with_flags
 from guided_sample.resolve import doubts, resolve_names
 from guided_sample.samplers import KNOBS, SAMPLERS
 from guided_sample.shares import Share, share_of
+from guided_sample.steering import numbers_in
 from noisy_clf.checkpoints.cache import cache_folder, source
 from noisy_clf.errors import FriendlyCommand, UserError
 
@@ -113,9 +114,10 @@ def guided_sample(clip: bool | None, request: Path | None, dry_run: bool, batch_
     plan = Plan.of(asked, device)
     if share.talks:
         tell(plan.notes)
-    if share.talks and plan.denoiser.class_names and (plan.request.scale or 0) > LARGEST_PUBLISHED_SCALE:
+    largest = max(numbers_in(plan.request.scale), default=0)
+    if share.talks and plan.denoiser.class_names and largest > LARGEST_PUBLISHED_SCALE:
         click.echo(f"Note: {asked.model} is class-conditional; such models were published with scales of 0.5 to "
-                   f"{LARGEST_PUBLISHED_SCALE}, and {plan.request.scale:g} is more usual for unconditional ones.", err=True)
+                   f"{LARGEST_PUBLISHED_SCALE}, and {largest:g} is more usual for unconditional ones.", err=True)
     out = out or default_out(asked, plan.request, again=request is not None and request.name == MANIFEST)
     if dry_run:
         if share.talks:  # of all shares
@@ -139,9 +141,18 @@ def default_out(asked: Request, full: Request, again: bool) -> Path:
     classes = "+".join(map(str, plain(asked.classes or (full.classes if word_of(full.classes) == "none" else ("all",)))))
     steps = full.steps if isinstance(full.steps, str) else f"{len(full.steps or ())}steps"
     guides = [GuideSpec.parse(guide).name for guide in full.guide]
-    words = [Path(full.model).name, "class", classes, *guides, "scale", f"{full.scale:g}", full.sampler, steps, "seed",
-             str(full.seed), *["again"] * again]
-    return Path("samples") / "-".join("".join(c if c.isalnum() or c in ".+" else "_" for c in word[:50]) for word in words)
+    words = [Path(full.model).name, "class", classes, *guides, *steering(full), full.sampler, steps, "seed", str(full.seed),
+             *["again"] * again]
+    return Path("samples") / "-".join("".join(c if c.isalnum() or c in ".+=" else "_" for c in word[:50]) for word in words)
+
+
+def steering(full: Request) -> Iterator[str]:
+    """How it is steered, where that is not as usual; the scale always."""
+    for name in ("scale", "cfg", "weak_scale", *OF_CLASSIFIER, "cfg_plus_plus", "contrast", "recur", "particles"):
+        value = getattr(full, name)
+        if value != Request.__dataclass_fields__[name].default:
+            amounts = numbers_in(value) if isinstance(value, float | tuple | Mapping) else []
+            yield from (name, "+".join(f"{one:g}" for one in amounts) or str(value))
 
 
 if __name__ == "__main__":

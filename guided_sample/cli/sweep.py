@@ -37,8 +37,9 @@ def guided_sweep(names: tuple[str, ...], out: Path | None, share: Share, device:
     """Sample, evaluate and compare over scales, samplers, steps, classifiers, seeds, ...
 
     EXPERIMENT is a name of --list, or a TOML file: a request, keys named as guided-sample's flags are, and below [sweep] lists
-    to go through. Each combination is a cell, a sampling run in a folder of its own; samples of one seed and index share their
-    noise. Stop it in any way; the same command, on any number of processes, goes on.
+    to go through, or tables [[kind]], each with a name, its own settings and lists. Each combination is a cell, a sampling
+    run in a folder of its own; samples of one seed and index share their noise. Stop it in any way; the same command, on
+    any number of processes, goes on.
 
     \b
     guided-sweep digits-scale

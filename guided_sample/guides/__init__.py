@@ -1,67 +1,173 @@
-"""The grammar of guides, KIND_OR_FILE:NAME[,key=value]..., one for all that is to come. One kind a file."""
+"""The grammar of guides, KIND_OR_FILE:NAME[,key=value]..., and of all scales. One kind a file."""
 from __future__ import annotations
 
 import difflib
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from noisy_clf.errors import UserError
 
-KEYS = ("scale", "interval")
+SEES = ("x_t", "x0", "through")  # what a classifier is shown: the noised image, x0_hat, x0_hat through the denoiser
+SCHEDULES = ("constant", "linear", "cosine", "sine", "alpha", "beta")  # guides/scales.py says what they are
+CAP = 20.0  # of entropy's adaptation: ED-DPM's has none, and grows without bound as the entropy falls
+Parse = Callable[[Any], Any]
+
+
+def number(value: Any, least: float = -math.inf) -> float:
+    """ValueError where it is no finite number from `least` on, as for all that follow."""
+    found = float(value)
+    if not (math.isfinite(found) and found >= least):
+        raise ValueError
+    return found
+
+
+def whole(value: Any) -> int:
+    found = int(value)
+    if found < 1:
+        raise ValueError
+    return found
+
+
+def positive(value: Any) -> float:
+    found = number(value)
+    if found <= 0:
+        raise ValueError
+    return found
+
+
+def interval(value: Any) -> tuple[float, float]:
+    """"low:high" in sigma = sqrt(1 / alpha_bar - 1); high may be inf."""
+    low, high = map(float, value.split(":") if isinstance(value, str) else value)
+    if not 0 <= low < high:
+        raise ValueError
+    return low, high
+
+
+def every(value: Any) -> tuple[int, bool]:
+    """"n" or "n:held": at each n-th step, and in between nothing or the same gradient once more."""
+    n, _, held = str(value).partition(":")
+    if held not in ("", "held"):
+        raise ValueError
+    return whole(n), bool(held)
+
+
+def schedule(value: Any) -> str | tuple[float, ...]:
+    """One of SCHEDULES, or a table of factors from the first step to the last, "0:1:2" or a list."""
+    if value in SCHEDULES:
+        return value
+    return tuple(map(number, value.split(":") if isinstance(value, str) else value))
+
+
+def adapt(value: Any) -> float:
+    """The cap of "entropy" or "entropy:cap"."""
+    what, _, cap = str(value).partition(":")
+    if what != "entropy":
+        raise ValueError
+    return number(cap, least=1) if cap else CAP
+
+
+def flag(value: Any) -> bool:
+    return {"true": True, "": True, "false": False}[str(value).lower()]
+
+
+def one_of(*words: str) -> Parse:
+    def chosen(value: Any) -> str:
+        return words[words.index(value)]
+    return chosen
+
+
+PACE: dict[str, tuple[Parse, str]] = {  # when a scale holds: what a key's value is read by, and an example
+    "interval": (interval, "two numbers of sigma, the lower first, as in 0.2:3,"),
+    "every": (every, "a whole number of steps, as in 2 or 2:held,"),
+    "schedule": (schedule, f"{', '.join(SCHEDULES)} or a table, as in 0:1:2,")}
+MOVES: dict[str, tuple[Parse, str]] = {  # how else than by its score a guide acts: guides/through.py
+    "push": (number, "a number"), "rho": (number, "a number"), "mu": (number, "a number"),
+    "iterations": (whole, "a whole number"), "smooth": (positive, "a positive number"), "draws": (whole, "a whole number"),
+    "backward": (whole, "a whole number"), "rate": (positive, "a positive number")}
+COMMON = {"scale": (number, "a number")} | PACE | MOVES
+KINDS: dict[str, dict[str, tuple[Parse, str]]] = {  # and the settings that each has of its own
+    "classifier": {"see": (one_of(*SEES), " or ".join(SEES)), "adapt": (adapt, "entropy or entropy:CAP, a cap of at least 1,"),
+                   "class": (str, "a class")},
+    "inpaint": {"mask": (str, "a file")}, "blur": {"sigma": (positive, "a positive number"), "given": (flag, "true or false")},
+    "downsample": {"factor": (whole, "a whole number")}, "colour": {}}
+MEASUREMENTS = tuple(kind for kind in KINDS if kind != "classifier")
+CONTRAST: dict[str, tuple[Parse, str]] = PACE | {  # --contrast: contrast.py
+    "apg": (number, "a number"), "momentum": (number, "a number"), "norm": (positive, "a positive number"),
+    "rescale": (lambda value: number(value, least=0), "a number from 0 on")}
 
 
 @dataclass(frozen=True)
 class GuideSpec:
-    """A guide as it is asked for: "my_guides.py:darker,scale=20,interval=0.2:3".
+    """A guide as it is asked for: "my_guides.py:darker,scale=20,interval=0.2:3", "classifier:runs/smile,class=smiling,scale=2".
 
-    source    a Python file
-    name      of a function in it, (look) -> log-density [B]
-    scale     by which its gradient counts
-    interval  (low, high): it is run where low < sigma <= high, with sigma = sqrt(1 / alpha_bar - 1); None: everywhere
+    kind      one of KINDS, or "function"
+    source    a Python file, a classifier, a picture
+    name      of a function in the file, (look) -> log-density [B]; else as it was written
+    settings  by their keys
     """
 
+    kind: str
     source: str
     name: str
-    scale: float = 1.0
-    interval: tuple[float, float] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str) -> GuideSpec:
         """UserError where it is not of the grammar."""
         head, *options = text.split(",")
-        source, _, name = head.rpartition(":")
-        if not source or not name.isidentifier():
-            raise UserError(f"the guide {text!r} cannot be read; write FILE.py:FUNCTION, then what you like of ,scale=20 and "
+        kind, _, source = head.partition(":")
+        name = head
+        if kind not in KINDS:
+            kind, (source, _, name) = "function", head.rpartition(":")
+            if not name.isidentifier():
+                source = ""
+        if not source:
+            raise UserError(f"the guide {text!r} cannot be read; write FILE.py:FUNCTION, classifier:MODEL or a measurement "
+                            f"({', '.join(f'{kind}:...' for kind in MEASUREMENTS)}), then what you like of ,scale=20 and "
                             f",interval=0.2:3.")
-        given: dict[str, str] = {}
-        for option in options:
-            key, _, value = option.partition("=")
-            if key not in KEYS:
-                near = difflib.get_close_matches(key, KEYS, n=1)
-                raise UserError(f"the guide {text!r} has the unknown setting {key!r}; "
-                                + (f"did you mean {near[0]}?" if near else f"there are: {', '.join(KEYS)}."))
-            if key in given:
-                raise UserError(f"the guide {text!r} gives {key} twice; give it once.")
-            given[key] = value
-        scale, = numbers(given.get("scale", "1"), 1, text)
-        interval = numbers(given["interval"], 2, text) if "interval" in given else None
-        if interval is not None and not 0 <= interval[0] < interval[1]:
-            raise UserError(f"the guide {text!r} has an interval that holds no sigma; give the lower end first, as in 0.2:3.")
-        return cls(source, name, scale, None if interval is None else (interval[0], interval[1]))
+        return cls(kind, source, name, settings_of(options, COMMON | KINDS.get(kind, {}), f"the guide {text!r}"))
+
+    @property
+    def title(self) -> str:
+        """What messages and manifests call it."""
+        return f"{Path(self.source).name}:{self.name}" if self.kind == "function" else self.name
+
+    @property
+    def moves(self) -> bool:
+        """Whether it moves x0_hat, where others add to the score."""
+        return bool({"push", "rho", "mu"} & set(self.settings)) or self.kind in MEASUREMENTS and "scale" not in self.settings
 
     def refuse_missing(self) -> None:
-        if not Path(self.source).is_file():
-            raise UserError(f"the guide {self.name} is to be found in {self.source}, and there is no such file; give the path "
-                            f"of a Python file.")
+        for path in (self.source,) if self.kind not in ("classifier", "colour") else ():
+            if not Path(path).is_file():
+                what = "of a Python file" if self.kind == "function" else "of a picture"
+                raise UserError(f"the guide {self.name} is to be found in {path}, and there is no such file; give the path "
+                                f"{what}.")
 
 
-def numbers(text: str, count: int, spec: str) -> tuple[float, ...]:
-    try:
-        found = tuple(map(float, text.split(":")))
-    except ValueError:
-        found = ()
-    if len(found) != count or any(math.isnan(number) for number in found) or (count == 1 and not math.isfinite(found[0])):
-        raise UserError(f"the guide {spec!r} has {text!r} where {'a number' if count == 1 else 'two numbers, as in 0.2:3,'} "
-                        f"must stand.")
+def settings_of(options: list[str], known: Mapping[str, tuple[Parse, str]], what: str) -> dict[str, Any]:
+    """From "key=value" each. UserError for a key that is unknown or there twice, or a value that cannot be."""
+    found: dict[str, Any] = {}
+    for option in options:
+        key, _, value = map(str.strip, option.partition("="))
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise UserError(f"{what} has the unknown setting {key!r}; "
+                            + (f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}."))
+        if key in found:
+            raise UserError(f"{what} gives {key} twice; give it once.")
+        found[key] = read(key, value, known, what)
     return found
+
+
+def read(key: str, value: Any, known: Mapping[str, tuple[Parse, str]], what: str) -> Any:
+    """The value of a key, or UserError."""
+    parse, wanted = known[key]
+    try:
+        return parse(value)
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        where = "" if what.startswith("--") else f" as {key}"
+        raise UserError(f"{what} has {value!r}{where} where {wanted} must stand.") from error

@@ -14,14 +14,13 @@ from typing import Any
 from torch import Tensor
 
 from guided_sample.guides import GuideSpec
-from guided_sample.guides.scales import within
-from guided_sample.model import Guide, Look
+from guided_sample.model import Look
 from noisy_clf.errors import UserError, out_of_memory
 
 
-def load_guide(spec: GuideSpec) -> Guide:
-    """UserError where the file does not run, or has no such function."""
-    name = f"{Path(spec.source).name}:{spec.name}"
+def load_guide(spec: GuideSpec) -> Callable[[Look], Tensor]:
+    """The function, a log-density. UserError where the file does not run, or has no such function."""
+    name = spec.title
     function = load_object(spec.source, spec.name)
     if not callable(function):
         raise UserError(f"{name} is a {type(function).__name__}; a guide is a function of a Look that returns a log-density.")
@@ -30,7 +29,7 @@ def load_guide(spec: GuideSpec) -> Guide:
         with told_in_a_sentence(f"{name} failed at t = {int(look.step.t)} for samples 0 to {len(look.x_t) - 1} of the batch",
                                 spec.source):
             return function(look)
-    return Guide(log_density, spec.scale if spec.interval is None else within(spec.interval, spec.scale), name)
+    return log_density
 
 
 @contextmanager

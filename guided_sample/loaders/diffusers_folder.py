@@ -43,6 +43,8 @@ BLOCKS = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsamp
 SIZES = {"in_channels": "in_channels", "out_channels": "out_channels", "block_out_channels": "channels",
          "layers_per_block": "res_blocks", "num_class_embeds": "num_classes"}  # and what we call them
 
+NULL_CLASS = "null_class"  # true: the last of num_class_embeds is "of no class"; diffusers has no word for it, this is ours
+
 
 class DiffusersUNet(nn.Module):
     """(x_t, t, y) -> what a Denoiser's network gives: of a `learned` variance its logarithm, where theirs gives itself."""
@@ -70,6 +72,7 @@ def load_diffusers_folder(path: Path) -> LoadedModel:
     facts = read_scheduler(scheduler_file)
     schedule = read_schedule(facts, scheduler_file)
     fields = read_unet_fields(folder / CONFIG, UNet2DModel, schedule.T)
+    null_class = fields.pop(NULL_CLASS)
     C, variance = fields["in_channels"], read_variance(facts["variance_type"], fields, scheduler_file)
 
     weights = find_weights(folder)
@@ -82,9 +85,9 @@ def load_diffusers_folder(path: Path) -> LoadedModel:
         raise UserError(f"{folder / CONFIG}: diffusers cannot build it ({one_line(error).split('. ')[0]}).") from error
     give_tensors(unet, weights, with_new_names(read_tensors(weights)))
 
-    size, K = fields["sample_size"], fields["num_class_embeds"]
+    size, K = fields["sample_size"], (fields["num_class_embeds"] or 0) - null_class
     denoiser = Denoiser(DiffusersUNet(unet, variance).eval(), schedule, (C, size, size), variance,
-                        PREDICTS[facts["prediction_type"]], tuple(map(str, range(K))) if K else None)  # it keeps no names
+                        PREDICTS[facts["prediction_type"]], tuple(map(str, range(K))) or None, null_class)  # it keeps no names
     config = denoiser.config() | {"network": {"type": "UNet2DModel", **fields}}
     return LoadedModel(denoiser, file_digest(weights), json.loads(json.dumps(config)))
 
@@ -105,11 +108,11 @@ def find_parts(path: Path) -> tuple[Path, Path]:
 
 
 def read_unet_fields(file: Path, UNet2DModel: Any, T: int) -> dict[str, Any]:
-    """Every argument of the UNet2DModel, diffusers' defaults filled in; sample_size as one number."""
+    """Every argument of the UNet2DModel, diffusers' defaults filled in, and our NULL_CLASS; sample_size as one number."""
     config = read_json(file)
     refuse_unless(file, "_class_name", config.get("_class_name"), ("UNet2DModel",))
     known = {name: parameter.default for name, parameter in inspect.signature(UNet2DModel.__init__).parameters.items()
-             if name != "self"}
+             if name != "self"} | {NULL_CLASS: False}
     refuse_unknown(file, config, known)
     fields = {name: config.get(name, default) for name, default in known.items()}
     for name, possible in UNET_CHOICES.items():
@@ -131,7 +134,10 @@ def read_unet_fields(file: Path, UNet2DModel: Any, T: int) -> dict[str, Any]:
         for value in fields[name] if name == "block_out_channels" else [fields[name]]:
             if value is not None or name != "num_class_embeds":
                 refuse_unless_whole(file, name, value, LARGEST[ours])
-    refuse_other_types(fields, get_type_hints(UNet2DModel.__init__), file)
+    refuse_other_types(fields, get_type_hints(UNet2DModel.__init__) | {NULL_CLASS: bool}, file)
+    if fields[NULL_CLASS] and (fields["num_class_embeds"] or 0) < 2:
+        raise UserError(f"{file}: \"{NULL_CLASS}\" is the last of at least two \"num_class_embeds\", and there are "
+                        f"{fields['num_class_embeds'] or 'none'}; take it out.")
     if fields["time_embedding_type"] == "learned":
         refuse_unless(file, "num_train_timesteps", fields["num_train_timesteps"], (T,))  # as many as its scheduler has
     return fields | {"sample_size": size}

@@ -47,7 +47,7 @@ def classification_accuracy_score(pictures: Pictures, dataset: Dataset, device: 
     """
     labels = numbered_as(dataset, pictures)
     recipe = classifier_recipe(dataset.name, dataset.image_size)
-    config = training_config(recipe, len(pictures), seed)
+    config = training_config(recipe, pictures.labelled, seed)
     about = {"pictures": pictures.digest, "dataset": examination(dataset), "network": recipe.network,
              "training": asdict(config)}
     name = f"cas-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]}"
@@ -56,10 +56,10 @@ def classification_accuracy_score(pictures: Pictures, dataset: Dataset, device: 
         return float(read_json(kept)["accuracy"])
     exact_float32()
     how = Execution(device, keep=1, microbatch=MICRO_PIXELS // dataset.image_size ** 2 or 1 if device.type == "cpu" else 0)
-    black = np.broadcast_to(np.uint8(0), (len(pictures), *dataset.train.images.shape))
-    stand_in = taught(dataset, pictures, labels, black)
+    black = np.broadcast_to(np.uint8(0), (pictures.labelled, *dataset.train.images.shape))
+    stand_in = taught(dataset, pictures, labels[labels >= 0], black)
     refuse_long(Run(fresh(recipe, stand_in, config), config, stand_in, folder, how))
-    data = taught(dataset, pictures, labels, in_memory(pictures))
+    data = taught(dataset, pictures, labels[labels >= 0], in_memory(pictures)[labels >= 0])
     train(fresh(recipe, data, config), data, config, folder, how)
     [clean] = evaluate(load_classifier(folder / "last").to(device), dataset.validation, [0.0])
     write_json(kept, {"accuracy": clean.accuracy, **about})
@@ -73,7 +73,8 @@ def examination(dataset: Dataset) -> str:
 
 
 def numbered_as(dataset: Dataset, pictures: Pictures) -> np.ndarray:
-    """The pictures' labels as the dataset numbers its classes, int64 [N]; UserError where it cannot examine their pupil."""
+    """The pictures' labels, -1 for none, as the dataset numbers its classes, int64 [N]; UserError where it cannot examine their
+    pupil."""
     H, W, C = pictures.shape
     if (H, W, C) != (dataset.image_size, dataset.image_size, dataset.channels):
         raise UserError(f"{dataset.name} has images of {dataset.image_size} pixels a side and {dataset.channels} channels, and "
@@ -83,7 +84,7 @@ def numbered_as(dataset: Dataset, pictures: Pictures) -> np.ndarray:
     ours, theirs = pictures.class_names or dataset.class_names, dataset.class_names
     labels = labels_in(pictures, ours)
     if (numbers := numbers_of(ours, theirs)) is not None:
-        return np.array(numbers)[labels]
+        return np.array([*numbers, -1])[labels]
     raise UserError(f"{pictures.name} has {len(ours)} classes ({', '.join(ours[:3])}, ...), and {dataset.name} {len(theirs)} "
                     f"({', '.join(theirs[:3])}, ...); give the --cas dataset that has the samples' classes.")
 

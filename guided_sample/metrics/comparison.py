@@ -152,7 +152,7 @@ class Comparison:
         if numbers is None or not names or most >= len(names):
             self.found.warnings.append("precision and recall are not told by class: samples and reference have other classes.")
             return
-        labels = np.array(numbers)[theirs.labels]
+        labels = np.array([*numbers, -1])[theirs.labels]
         found = precision_recall_by_class(others, labels, samples, ours.labels, len(names), NEIGHBOURS)
         self.found.by_class |= {"class_names": list(names)} | dict(zip(("precision", "recall"), map(numbers_or_null, found)))
 
@@ -164,7 +164,7 @@ class Comparison:
                             f"only with others of as many; papers take 50,000, at least 10,000.")
         elif N < 2 * d:
             warnings.append(f"{N} samples for {d} features are few: the distance is mostly bias; look at it over its floor.")
-        ours, theirs = (len(np.unique(side.labels)) if side is not None and side.labels is not None else 0
+        ours, theirs = (len(np.unique(side.labels[side.labels >= 0])) if side is not None and side.labels is not None else 0
                         for side in (self.pictures, self.reference.pictures))
         if 0 < ours < theirs:
             warnings.append(f"the samples show {ours} of {theirs} classes, and {self.reference.name} all of them: distance and "

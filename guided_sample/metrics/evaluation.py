@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from guided_sample.labels import word_of
 from guided_sample.manifest import Manifest
 from guided_sample.metrics.comparison import Comparison, Found, numbers_or_null, score
 from guided_sample.metrics.extractor import Extractor
@@ -94,14 +95,15 @@ class Evaluator:
             found.warnings.append(f"{', '.join(lacking)} could not be measured: see what is said of the reference, the judge "
                                   f"and the number of samples.")
         return told | {"metrics": found.metrics, "errors": found.errors, "floor": found.floor,
-                       "names": {name: f"{name}-{thousands(len(pictures))}" for name in found.metrics},
+                       "names": {name: f"{name}-{thousands(pictures.labelled if name == 'agreement' else len(pictures))}"
+                                 for name in found.metrics},
                        "by_class": found.by_class, "digests": digests, "warnings": found.warnings, "versions": versions()}
 
     def of_classes(self, pictures: Pictures, asked: Measures, found: Found) -> bool:
         """Whether samples have classes to be judged by; where that is what was asked, judging refuses those without."""
         if pictures.labels is not None or "agreement" in asked.metrics or self.measures.judge and asked.features != "judge":
             return True
-        if self.measures.judge:
+        if self.measures.judge or pictures.manifest and word_of(pictures.manifest.request.get("class")) != "none":
             found.warnings.append(f"{pictures.name} has no labels: no agreement.")
         return False
 
@@ -147,8 +149,9 @@ class Evaluator:
 
         _, W, C = pictures.shape
         data = load_dataset(dataset, W, self.measures.data, grey=C == 1 and dataset not in DATASETS)
+        found["warnings"] += left_out(pictures, "CAS")
         found["metrics"]["CAS"] = classification_accuracy_score(pictures, data, self.device)
-        found["names"]["CAS"] = f"CAS-{thousands(len(pictures))}"
+        found["names"]["CAS"] = f"CAS-{thousands(pictures.labelled)}"
         found["digests"]["CAS"] = examination(data)
 
 
@@ -167,11 +170,18 @@ def filled(measures: Measures, samples: str, manifest: Manifest | None) -> Measu
 
 def judge_samples(judge: Judge, pictures: Pictures, device: torch.device, found: Found) -> None:
     seen: Judgement = judged(pictures, judge.classifier, device)
-    found.metrics["agreement"] = seen.agreement
-    p = (seen.agreement * len(pictures) + 2) / (len(pictures) + 4)  # 40 of 40 are not without error (Agresti & Coull 1998)
-    found.errors["agreement"] = math.sqrt(p * (1 - p) / (len(pictures) + 4))
+    found.warnings += left_out(pictures, "agreement")
+    found.metrics["agreement"], N = seen.agreement, len(seen.asked)
+    p = (seen.agreement * N + 2) / (N + 4)  # 40 of 40 are not without error (Agresti & Coull 1998)
+    found.errors["agreement"] = math.sqrt(p * (1 - p) / (N + 4))
     found.by_class |= {"class_names": list(seen.class_names), "agreement": numbers_or_null(seen.agreement_by_class),
                        "confusion": seen.confusion.tolist()}
+
+
+def left_out(pictures: Pictures, metric: str) -> list[str]:
+    """A warning, where some have no label."""
+    N, count = len(pictures), len(pictures) - pictures.labelled
+    return [f"{count} of {N} samples were asked for no one class; {metric} leaves them out."] * bool(count)
 
 
 def with_earlier(place: Path, found: dict[str, Any]) -> dict[str, Any]:

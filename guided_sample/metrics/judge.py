@@ -33,7 +33,7 @@ class Judge(NamedTuple):
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a judge saw of N images, by the classes' numbers in `class_names`.
+    """What a judge saw of the N images that have a label, by the classes' numbers in `class_names`.
 
     asked      int64 [N]
     seen       int64 [N], the most probable class
@@ -107,7 +107,8 @@ def training_of(name: str) -> dict[str, Any] | None:
 
 @torch.inference_mode()
 def judged(pictures: Pictures, judge: NoisyClassifier, device: torch.device) -> Judgement:
-    """What the judge sees in the images, clean as they are (t = 0). UserError where they have no labels, or other classes."""
+    """What the judge sees in the images, clean as they are (t = 0). UserError where none has a label, or they are of other
+    classes."""
     asked, names, numbers = asked_of(pictures, judge)
     judge.to(device)
     columns = numbers.to(device)
@@ -123,11 +124,11 @@ def judged(pictures: Pictures, judge: NoisyClassifier, device: torch.device) -> 
     told = torch.cat(found).numpy()
     if not np.isfinite(told).all():
         raise UserError("the judge's output is not a finite number; its weights are damaged, or its training diverged.")
-    return Judgement(names, asked, told.argmax(axis=1))
+    return Judgement(names, asked[asked >= 0], told.argmax(axis=1)[asked >= 0])
 
 
 def asked_of(pictures: Pictures, judge: NoisyClassifier) -> tuple[np.ndarray, tuple[str, ...], Tensor]:
-    """(the classes asked for int64 [N], their names, the judge's number of each of them int64 [K])."""
+    """(the classes asked for int64 [N], or -1, their names, the judge's number of each of them int64 [K])."""
     H, W, C = pictures.shape
     if (H, W, C) != (judge.image_size, judge.image_size, judge.channels):
         raise UserError(f"the judge sees images of {judge.image_size} pixels a side and {judge.channels} channels, and those "
@@ -141,7 +142,7 @@ def asked_of(pictures: Pictures, judge: NoisyClassifier) -> tuple[np.ndarray, tu
 
 
 def labels_in(pictures: Pictures, class_names: tuple[str, ...]) -> np.ndarray:
-    """int64 [N]; UserError where there are none, or one is not of these classes."""
+    """int64 [N], -1 where there is none; UserError where no image has one, or one is not of these classes."""
     if pictures.labels is None:
         raise UserError(f"{pictures.name} has no labels, so that nobody can tell whether its images show what was asked for; "
                         f"give samples with a class each (arr_1 in an .npz), or no judge.")

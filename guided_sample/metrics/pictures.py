@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from guided_sample.folder import LINES, NPZ
+from guided_sample.labels import Wish
 from guided_sample.manifest import MANIFEST, Manifest
 from guided_sample.metrics.npz import Member, members, sha256_of
 from noisy_clf import imagenet
@@ -37,7 +38,7 @@ class Pictures:
 
     name         how they are called in reports
     shape        (H, W, C), C 1 or 3
-    labels       int64 [N]; None where there are none, or not of all
+    labels       int64 [N], -1 where there is none; None where no image has one
     class_names  () where unknown
     read         uint8 [B,H,W,C] of these indices, in file order
     digest       SHA-256 of what the images are
@@ -58,6 +59,11 @@ class Pictures:
 
     def __len__(self) -> int:
         return self.N
+
+    @property
+    def labelled(self) -> int:
+        """How many have a label."""
+        return 0 if self.labels is None else int((self.labels >= 0).sum())
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """All of them in order, uint8 [<=size,H,W,C]."""
@@ -102,11 +108,15 @@ def names_of_run(path: Path, manifest: Manifest) -> tuple[str, ...]:
 
     () where none of them has, for each class that was drawn, the name that samples.jsonl tells.
     """
-    drawn: dict[int, str] = {}
-    with suppress(OSError, ValueError, KeyError, TypeError):  # what is torn is no more than a name
+    told: set[tuple[Wish, str]] = set()
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # what is torn is no more than a name
         for text in (path / LINES).read_text(encoding="utf-8").splitlines():
             line = from_json(text)
-            drawn |= {} if line["class_name"] is None else {line["class"]: line["class_name"]}
+            if line["class_name"] is not None:
+                weights = line.get("wish", {line["class"]: 1}).items()
+                told.add((Wish(tuple((int(k), float(weight)) for k, weight in weights)), line["class_name"]))
+    drawn = {wish.weights[0][0]: name for wish, name in told if wish.plain}
+    most = max((k for wish, _ in told for k, _ in wish.weights), default=0)
     K = {config.get("network", {}).get("num_classes") for config in manifest.configs.values()}
     known = [imagenet.class_names()]
     for kind in ("denoiser", "classifier"):
@@ -114,8 +124,8 @@ def names_of_run(path: Path, manifest: Manifest) -> tuple[str, ...]:
             known.append(ModelFolder.open(str(manifest.request.get(KEY[kind])), kind).class_names)
     if set(drawn) == set(range(len(drawn))) and len(drawn) in K:
         return tuple(drawn[label] for label in range(len(drawn)))
-    return next((names for names in known if drawn and len(names) in K
-                 and all(label < len(names) and names[label] == name for label, name in drawn.items())), ())
+    return next((names for names in known if told and len(names) in K and most < len(names)
+                 and all(wish.text(names) == name for wish, name in told)), ())
 
 
 # an archive
@@ -154,14 +164,14 @@ def images_of(path: Path, arrays: dict[str, Member]) -> Member:
 
 
 def labels_of(path: Path, arrays: dict[str, Member], N: int) -> np.ndarray | None:
-    """arr_1 as int64 [N]; None where there is none, or an image has none."""
+    """arr_1 as int64 [N], -1 where an image has none; None where no image has one."""
     if (stored := arrays.get("arr_1")) is None:
         return None
     if stored.shape != (N,) or stored.dtype.kind not in "iu":
         raise UserError(f"{path} has in arr_1 {stored.dtype} {list(stored.shape)}; labels are whole numbers, one for each of "
                         f"its {N} images: correct arr_1, or leave it out.")
-    labels = stored.whole().astype(np.int64)
-    return None if (labels < 0).any() else labels
+    labels = np.maximum(stored.whole().astype(np.int64), -1)
+    return labels if (labels >= 0).any() else None
 
 
 def refuse_few(path: Path | str, N: int) -> None:

@@ -46,14 +46,18 @@ NUMBER = Kind("a number", is_number)
 FIGURE = Kind("a number", lambda value: value is None or isinstance(value, float) or is_number(value))  # or NaN
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 COUNT = Kind("a whole number", lambda value: WHOLE.fits(value) and is_number(value))
+AMOUNT = Kind("a number, or several", lambda value: bool(value) and (
+    listing(NUMBER).fits(value) or mapping(NUMBER).fits(value)) or is_number(value))
 STEPS = Kind("text, or a list of whole numbers", lambda value: TEXT.fits(value) or listing(COUNT).fits(value))
 
 MANIFEST_KINDS = {  # "a.b": the key b of the object a, which stands before it
-    "request.scale": NUMBER, "request.seed": WHOLE, "request.guide": listing(TEXT), "request.sampler": TEXT,
+    "request.scale": AMOUNT, "request.cfg": AMOUNT, "request.weak_scale": AMOUNT,
+    "request.seed": WHOLE, "request.guide": listing(TEXT), "request.sampler": TEXT,
     "request.steps": STEPS, "request.upsample_steps": STEPS, "digests": mapping(TEXT),
     "configs.model": OBJECT, "configs.model.schedule": OBJECT, "configs.model.schedule.T": COUNT,
     "configs.upsample": OBJECT, "configs.upsample.schedule": OBJECT, "configs.upsample.schedule.T": COUNT,
-    "last_run": OBJECT, "last_run.images_per_second": NUMBER}
+    "last_run": OBJECT, "last_run.images_per_second": NUMBER, **{
+        f"{place}{name}": OBJECT for place in ("", "last_run.") for name in ("evaluations", "evaluations.saved", "ess")}}
 EVALUATION_KINDS = {
     "N": COUNT, "metrics": mapping(FIGURE), "errors": mapping(FIGURE), "floor": mapping(FIGURE), "floor.N": COUNT,
     "names": mapping(TEXT), "features": mapping(TEXT), "warnings": listing(TEXT),

@@ -57,9 +57,9 @@ def by_steps(c: Compared) -> list[str]:
 
 def by_sampler(c: Compared) -> dict[str, list[Group]]:
     """The groups whose numbers of steps are to be compared, by their sampler and the scale at which that came nearest; none
-    where no sampler was given several."""
+    where no sampler was given several, or kinds of guidance are compared."""
     samplers: dict[str, dict[float, list[Group]]] = {}
-    for group in sorted(c.groups, key=lambda group: group.runs[0].steps):
+    for group in sorted(() if c.kinds else c.groups, key=lambda group: group.runs[0].steps):
         if group.runs[0].steps:  # told by its manifest
             samplers.setdefault(group.runs[0].sampler, {}).setdefault(group.scale, []).append(group)
     found: dict[str, list[Group]] = {}

@@ -21,6 +21,7 @@ def headline(c: Compared, experiment: dict[str, Any]) -> str:
 def what_varies(c: Compared) -> str:
     """What varies: "6 scales, 2 samplers and 2 seeds"."""
     counts = [counted(c, key) for key in c.varying if key != "steps" or varies_within_sampler(c)]
+    counts = [f"{len(c.kinds)} kinds of guidance"] if c.kinds else counts
     scales = f"{len(c.scales)} scales" if len(c.scales) > 1 else ""
     seeds = f"{c.seeds} seeds" if c.seeds > 1 else ""
     sizes = {run.N for run in c.runs}
@@ -95,11 +96,11 @@ def agreement(c: Compared, group: Group | None) -> list[str]:
             first = next(i for i in range(len(groups)) if min(shares[i:]) >= mark)
             if len(groups) == 1:
                 break
-            where = "at every scale" if first == 0 else f"from scale {groups[first].scale:g} on"
+            where = "at every scale" if first == 0 else f"from {groups[first].strength} on"
             return [f"Agreement with the asked class is {mark:.0%} or more {where}{within}.".replace("%", " %")]
     top = max(range(len(groups)), key=shares.__getitem__)
     return [f"Agreement with the asked class is {'highest, ' * (len(groups) > 1)}{figure('agreement', shares[top])}"
-            + (f", at scale {groups[top].scale:g}" if len(groups) > 1 else "") + f"{within}."]
+            + (f", at {groups[top].strength}" if len(groups) > 1 else "") + f"{within}."]
 
 
 def recall(c: Compared, group: Group) -> list[str]:
@@ -111,7 +112,7 @@ def recall(c: Compared, group: Group) -> list[str]:
     a, b = groups[0].metrics[metric].mean, groups[-1].metrics[metric].mean
     verb = "falls" if a - b > NOTABLE else "rises" if b - a > NOTABLE else "stays"
     within = f" ({group.series})" * (len(c.series) > 1)
-    told = f"from {figure(metric, a)} at scale {groups[0].scale:g} to {figure(metric, b)} at scale {groups[-1].scale:g}"
+    told = f"from {figure(metric, a)} at {groups[0].strength} to {figure(metric, b)} at {groups[-1].strength}"
     return [f"Recall, the variety, {verb} {told}{within}."]
 
 
@@ -124,5 +125,5 @@ def others(c: Compared, group: Group, metric: str) -> list[str]:
             ratio = other.runs[0].network_calls / group.runs[0].network_calls
             cost = "as many" if ratio == 1 else f"{ratio:.2g} times the"
             told.append(f"{name}: {figure(metric, other.metrics[metric].mean)}"
-                        + (f" at scale {other.scale:g}" if len(c.scales) > 1 else "") + f", with {cost} network evaluations")
+                        + (f" at {other.strength}" if len(c.scales) > 1 else "") + f", with {cost} network evaluations")
     return [f"Other series at their best: {'; '.join(told)}."] if 0 < len(told) <= 4 else []

@@ -12,7 +12,7 @@ from guided_sample.report.findings import findings, headline, what_varies
 from guided_sample.report.pictures import sheets
 from guided_sample.report.runs import Compared, Group
 from guided_sample.report.tables import (
-    class_strips, class_table, commands, confusion, expected_table, groups_table, runs_table, settings_tables)
+    class_strips, class_table, commands, confusion, expected_table, groups_table, kinds_table, runs_table, settings_tables)
 from guided_sample.report.words import h, listed
 
 
@@ -86,6 +86,8 @@ def sections(c: Compared, experiment: dict[str, Any]) -> list[tuple[str, str, st
     labels = f"Labels: the {'scale' if len(c.scales) > 1 else 'number of steps'}. "
     samples = sheets(c)
     return [
+        ("Kinds of guidance", f"Each at its setting of the best {c.called(c.distance or c.likeness or '')}, and what a sample "
+         "took there.", kinds_table(c)),
         ("Side by side", "Samples of one index in a column: they began from the same noise, and so differ by the setting "
          "alone." if len(c.groups) > 1 and len({group.runs[0].seed for group in c.groups}) == 1 else "",
          grid(samples, "sheets")),

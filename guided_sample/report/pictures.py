@@ -24,9 +24,11 @@ READ = 200  # of samples.jsonl: so many lines
 
 
 def sheets(c: Compared) -> list[str]:
-    """One for each series of several scales; otherwise one of all groups."""
-    if len(c.scales) > 1:
-        found = [sheet(groups, name, "scale", [f"{group.scale:g}" for group in groups]) for name, groups in c.by_series.items()]
+    """One for each series of several scales, and where kinds are compared, of each at its best; otherwise one of all groups."""
+    if c.bests or len(c.scales) > 1:
+        found = [sheet(list(c.bests.values()), "Each kind at its best setting", "kind", list(c.bests))] if c.bests else []
+        found += [sheet(groups, name, groups[0].knob, [f"{group.scale:g}" for group in groups])
+                  for name, groups in c.by_series.items() if len(groups) > bool(c.bests)]
     else:
         found = [sheet(c.groups, setting("seed", c.groups[0].runs[0].seed), "", [group.series for group in c.groups])]
     return [one for one in found if one]
@@ -67,8 +69,8 @@ def classes_of(run: Run) -> dict[int, str]:
     with suppress(OSError, ValueError, KeyError, TypeError, OverflowError), open(run.folder / LINES, encoding="utf-8") as file:
         for text in islice(file, READ):
             told = from_json(text)
-            if told["class"] is not None:
-                found[int(told["index"])] = str(told.get("class_name") or told["class"])
+            if (name := told.get("class_name") or told["class"]) is not None:
+                found[int(told["index"])] = str(name)
     return found
 
 

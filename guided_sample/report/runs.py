@@ -2,23 +2,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+from guided_sample.experiments import STRENGTHS
 from guided_sample.manifest import ABOUT, MANIFEST, Manifest
 from guided_sample.metrics.words import best, is_distance, rank
 from guided_sample.report.checks import EVALUATION_KINDS, LARGEST, MANIFEST_KINDS, checked, finite, is_number
 from guided_sample.report.words import setting
+from guided_sample.request import Request
 from guided_sample.samplers import KNOBS
 from guided_sample.steps import kept_timesteps
 from noisy_clf.errors import UserError
 from noisy_clf.files import read_json
 
 EVALUATION = "evaluation.json"
+DEFAULTS = Request().to_dict()  # of what an older release knew nothing of
 BESIDE = ("num_samples", "scale", "seed")  # of the request: not in a series' name
 
 
@@ -61,9 +64,11 @@ class Run:
     def name(self) -> str:
         return self.folder.parent.name if self.folder.name == "upsampled" else self.folder.resolve().name
 
-    @property
-    def scale(self) -> float:
-        return float(self.manifest.request.get("scale") or 0)
+    def strength(self, knob: str = "scale") -> float:
+        """One of STRENGTHS; of a table of them, the mean."""
+        found = self.manifest.request.get(knob) or 0
+        several = list(found.values()) if isinstance(found, dict) else found if isinstance(found, list) else [found]
+        return float(mean(several))
 
     @property
     def seed(self) -> int:
@@ -100,11 +105,23 @@ class Run:
         """Of the first stage."""
         return self.stage("steps", "model")
 
+    def counted(self, what: str) -> dict[str, float]:
+        """What its manifest counts, in an image: "evaluations" by network, those that are "saved", "ess" of particles."""
+        found = self.told_by("evaluations").get(what) if what == "saved" else self.told_by(what)
+        return {key: value for key, value in finite(found).items() if value >= 0}
+
+    def told_by(self, key: str) -> dict[str, Any]:
+        """What the manifest tells of the run, or of its last part."""
+        return self.about.get(key) or (self.about.get("last_run") or {}).get(key) or {}
+
     @cached_property
-    def network_calls(self) -> int:
-        """For an image: the denoisers', and where a classifier guides, as many of that (forward and backward)."""
+    def network_calls(self) -> float:
+        """For an image, as counted; or the denoisers', and where a classifier guides, as many of that (forward and
+        backward)."""
+        if evaluations := self.counted("evaluations"):
+            return sum(evaluations.values())
         request = self.manifest.request
-        guided = self.scale != 0 and bool(request.get("classifier")) + len(request.get("guide") or [])
+        guided = self.strength() != 0 and bool(request.get("classifier")) + len(request.get("guide") or [])
         enlarging = self.stage("upsample_steps", "upsample") if "upsample" in self.manifest.digests else 0
         return self.steps * (1 + int(guided)) + enlarging
 
@@ -119,7 +136,8 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All that may tell a series of runs from another: the request, whose models these were, what they were measured by."""
-        request = {key: value for key, value in self.manifest.request.items() if key not in BESIDE}
+        request = {key: value for key, value in (DEFAULTS | self.manifest.request).items()
+                   if key not in BESIDE or isinstance(value, list | dict)}
         digests = {f"{key} SHA-256": digest[:8] for key, digest in self.manifest.digests.items()}
         reference = self.evaluation.get("reference") or {}
         features = {f"{key} SHA-256": str(digest)[:8] for key, digest in (self.evaluation.get("features") or {}).items()}
@@ -133,15 +151,24 @@ class Group:
 
     series  the name of the groups that differ from this one in the scale alone
     where   how the report calls it: "scale 2 (DDPM, 50 steps)"
+    knob    which of STRENGTHS the scale is
+    kind    of guidance, "" where none are compared
     """
 
     runs: tuple[Run, ...]
     series: str
     where: str
+    knob: str
+    kind: str
 
     @property
     def scale(self) -> float:
-        return self.runs[0].scale
+        return self.runs[0].strength(self.knob)
+
+    @property
+    def strength(self) -> str:
+        """The scale in words."""
+        return f"{self.knob} {self.scale:g}"
 
     @cached_property
     def metrics(self) -> dict[str, Statistic]:
@@ -168,49 +195,31 @@ class Group:
 class Compared:
     """What a report compares, runs that were measured: in groups, in the order of their series, then of their scales."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
-        keys = dict.fromkeys(key for run in runs for key in run.settings)
-        self.runs = tuple(runs)
-        self.varying = [key for key in keys if self._varies(key) and not self._told_by_name(key)]
-        series = self._series()
-        self.series = list(series)
-        several_scales = len({run.scale for run in runs}) > 1
+    def __init__(self, runs: Sequence[Run], kinds: Mapping[str, str] = {}) -> None:
+        """kinds: of guidance, by the names of runs; a series is of one kind"""
+        of_kinds: dict[str, list[Run]] = {kind: [] for kind in kinds.values()}
+        for run in runs:
+            of_kinds.setdefault(kinds.get(run.name, ""), []).append(run)
+        of_kinds = {kind: members for kind, members in of_kinds.items() if members}
+        self.runs = tuple(run for members in of_kinds.values() for run in members)
+        self.kinds = [kind for kind in of_kinds if kind]
+        self.varying = varying(runs)
         self.groups: list[Group] = []
         self.repeated: list[str] = []  # the names of runs that tell nothing new: of another's settings and seed
-        for name, members in series.items():
-            for scale in sorted({run.scale for run in members}):
+        knobs = {kind: knob_of(members) for kind, members in of_kinds.items()}
+        several_scales = len({run.strength(knobs[kind]) for kind, members in of_kinds.items() for run in members}) > 1
+        named = [(kind, name, members) for kind, of_kind in of_kinds.items()
+                 for name, members in series(of_kind, knobs[kind], kind).items()]
+        self.series = [name for _, name, _ in named]
+        for kind, name, members in named:
+            knob = knobs[kind]
+            for scale in sorted({run.strength(knob) for run in members}):
                 seeds: dict[int, Run] = {}
-                for run in sorted((run for run in members if run.scale == scale), key=lambda run: run.seed):
+                for run in sorted((run for run in members if run.strength(knob) == scale), key=lambda run: run.seed):
                     if seeds.setdefault(run.seed, run) is not run:
                         self.repeated.append(run.name)
-                told = f"scale {scale:g}" + f" ({name})" * (len(series) > 1) if several_scales else name
-                self.groups.append(Group(tuple(seeds.values()), name, told))
-
-    def _varies(self, key: str) -> bool:
-        """Whether runs have several values of it; not of a sampler's own knob that another sampler lacks."""
-        return len({repr(run.settings.get(key)) for run in self.runs if key not in KNOBS or key in run.settings}) > 1
-
-    def _told_by_name(self, key: str) -> bool:
-        """Whether a digest varies only as the name of what it is of does."""
-        name = key.removesuffix(" SHA-256")
-        if name == key:
-            return False
-        pairs = {(repr(run.settings.get(name)), run.settings.get(key)) for run in self.runs}
-        return len(pairs) == len({name for name, _ in pairs})
-
-    def _series(self) -> dict[str, list[Run]]:
-        """By their names, which say the sampler, the steps, and what else varies. (DDPM, 50 steps)"""
-        keys = ["sampler", "steps", *(key for key in self.varying if key not in ("sampler", "steps"))]
-        alike: dict[tuple[str, ...], list[Run]] = {}
-        for run in self.runs:
-            alike.setdefault(tuple(repr(run.settings.get(key)) for key in keys), []).append(run)
-        named: dict[str, list[Run]] = {}
-        for members in alike.values():
-            name = told(members[0].settings, keys)
-            if name in named:  # by other words for as many steps
-                name = f"{name} ({members[0].settings.get('steps')})"
-            named[name if name not in named else f"{name} #{len(named) + 1}"] = members
-        return dict(sorted(named.items(), key=lambda one: (one[1][0].sampler, one[1][0].steps, one[0])))
+                where = f"{knob} {scale:g}" + f" ({name})" * (len(named) > 1) if several_scales else name
+                self.groups.append(Group(tuple(seeds.values()), name, where, knob, kind))
 
     @property
     def measured_by(self) -> set[str]:
@@ -230,7 +239,7 @@ class Compared:
 
     @property
     def scales(self) -> list[float]:
-        return sorted({run.scale for run in self.runs})
+        return sorted({group.scale for group in self.groups})
 
     @property
     def seeds(self) -> int:
@@ -252,6 +261,13 @@ class Compared:
         value = best(metric, [group.metrics[metric].mean for group in measured]) if measured else None
         return next((group for group in measured if group.metrics[metric].mean == value), None)
 
+    @cached_property
+    def bests(self) -> dict[str, Group]:
+        """Of each kind the group that is nearest to real images, or where no distance was measured, most like its class."""
+        metric = self.distance or self.likeness or ""
+        found = {kind: self.best(metric, lambda group: group.kind == kind) for kind in self.kinds}
+        return {kind: group for kind, group in found.items() if group}
+
     def first_of(self, *metrics: str) -> str | None:
         """The first of these that was measured; a name that ends in "[" stands for any network's features."""
         return next((found for wanted in metrics for found in self.metrics
@@ -271,6 +287,48 @@ class Compared:
         found = sorted({(run.floor[metric], (run.evaluation.get("floor") or {}).get("N")) for run in self.runs
                         if metric in run.floor}, key=str)
         return found if len(found) <= 3 else []
+
+
+def knob_of(runs: Sequence[Run]) -> str:
+    """Which of STRENGTHS varies among them, or where none does, is given."""
+    several = [knob for knob in STRENGTHS if len({run.strength(knob) for run in runs}) > 1]
+    given = [knob for knob in STRENGTHS if any(run.strength(knob) for run in runs)]
+    return [*several, *given, STRENGTHS[0]][0]
+
+
+def varying(runs: Sequence[Run]) -> list[str]:
+    """The settings of which they have several values; not a sampler's own knob that another sampler lacks."""
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    several = [key for key in keys
+               if len({repr(run.settings.get(key)) for run in runs if key not in KNOBS or key in run.settings}) > 1]
+    return [key for key in several if not told_by_name(key, runs)]
+
+
+def told_by_name(key: str, runs: Sequence[Run]) -> bool:
+    """Whether a digest varies only as the name of what it is of does."""
+    name = key.removesuffix(" SHA-256")
+    if name == key:
+        return False
+    pairs = {(repr(run.settings.get(name)), run.settings.get(key)) for run in runs}
+    return len(pairs) == len({name for name, _ in pairs})
+
+
+def series(runs: Sequence[Run], knob: str, kind: str) -> dict[str, list[Run]]:
+    """Runs of a kind that differ in the knob and the seed alone, by names that say the sampler, the steps (DDPM, 50 steps),
+    and what else varies; or the kind, and what varies in it."""
+    keys = [key for key in varying(runs)
+            if key != knob or any(isinstance(run.settings.get(key), list | dict) for run in runs)]
+    keys = keys if kind else ["sampler", "steps", *(key for key in keys if key not in ("sampler", "steps"))]
+    alike: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        alike.setdefault(tuple(repr(run.settings.get(key)) for key in keys), []).append(run)
+    named: dict[str, list[Run]] = {}
+    for members in alike.values():
+        name = ": ".join(filter(None, (kind, told(members[0].settings, keys))))
+        if name in named:  # by other words for as many steps
+            name = f"{name} ({members[0].settings.get('steps')})"
+        named[name if name not in named else f"{name} #{len(named) + 1}"] = members
+    return dict(sorted(named.items(), key=lambda one: (one[1][0].sampler, one[1][0].steps, one[0])))
 
 
 def told(settings: dict[str, Any], keys: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from guided_sample.report.runs import Compared, Group, Run, flat
 from guided_sample.report.words import h
 
 TALL = 60  # rows
+PARTICLES = {"mean": "", "particles": " of ", "smallest": ", least "}  # how many of them count, as it is told
 FEW = 20  # classes: up to so many are shown in colours, more as a list
 
 
@@ -73,43 +74,78 @@ def groups_table(c: Compared) -> str:
                  caption="Over the seeds: mean ± standard deviation, of distances the least too")
 
 
+def kinds_table(c: Compared) -> str:
+    """Each kind of guidance at its best setting: means over the seeds, the best of a column bold."""
+    groups = list(c.bests.values())
+    bests = {metric: best(metric, [group.metrics[metric].mean for group in groups if metric in group.metrics] or [0])
+             for metric in c.metrics}
+    floors = [value for value, _ in c.floors(c.distance) if value > 0] if c.distance else []
+    rows = []
+    for kind, group in c.bests.items():
+        values = {metric: found.mean for metric, found in group.metrics.items()}
+        over = values[c.distance] / floors[0] if c.distance and len(floors) == 1 else None
+        within = group.series.removeprefix(kind).removeprefix(": ")
+        rows.append((kind, [Entry(", ".join(filter(None, (group.strength, within)))),
+                            *([Entry(number(over), over, "n")] if over is not None else []),
+                            *(measured(values, metric, bests[metric]) for metric in c.metrics), *cost(c, group.runs[0])]))
+    head = ["kind", "best setting", *["times the floor"] * (len(floors) == 1), *map(c.called, c.metrics), *cost_head(c)]
+    return table(head, rows, caption="Each kind at its best setting; the best figures in bold") if rows else ""
+
+
 def runs_table(c: Compared) -> str:
     """Every run, with its figures, speed and network evaluations. The best of a column is bold."""
     bests = {metric: best(metric, [run.metrics[metric] for run in c.runs if metric in run.metrics]) for metric in c.metrics}
-    several_N = len({run.N for run in c.runs}) > 1
-    head = ["run", *["series"] * (len(c.series) > 1), "scale", "seed", *["N"] * several_N, *map(c.called, c.metrics),
-            "network evaluations", "images a second"]
+    several_N, named = len({run.N for run in c.runs}) > 1, len(c.series) > 1 or bool(c.kinds)
+    knobs = sorted({group.knob for group in c.groups})
+    head = ["run", *["kind" if c.kinds else "series"] * named, knobs[0] if len(knobs) == 1 else "scale", "seed",
+            *["N"] * several_N, *map(c.called, c.metrics), *cost_head(c)]
     rows = []
     for group in c.groups:
+        star = " ★" * any(group is one for one in c.bests.values())
         for run in group.runs:
-            entries = [Entry(group.series)] * (len(c.series) > 1)
-            entries += [Entry(f"{run.scale:g}", run.scale, "n"), Entry(str(run.seed), run.seed, "n")]
+            scale = f"{group.scale:g}" if group.knob == head[1 + named] else group.strength
+            entries = [Entry(group.series)] * named
+            entries += [Entry(scale + star, group.scale, "n"), Entry(str(run.seed), run.seed, "n")]
             entries += [Entry(str(run.N or ""), run.N, "n")] * several_N
-            entries += [measured(run, metric, bests[metric]) for metric in c.metrics]
-            speed = run.images_per_second
-            entries += [Entry(str(run.network_calls), run.network_calls, "n"),
-                        Entry(number(speed) if speed else "", speed, "n")]
-            rows.append((run.name, entries))
-    return table(head, rows, caption="All runs; the best figures in bold", foot=floor_row(c, several_N))
+            entries += [measured(run.metrics, metric, bests[metric]) for metric in c.metrics]
+            rows.append((run.name, [*entries, *cost(c, run)]))
+    stars = "; ★: the best setting of its kind" * bool(c.bests)
+    return table(head, rows, caption=f"All runs; the best figures in bold{stars}", foot=floor_row(c, named + 2 + several_N))
 
 
-def measured(run: Run, metric: str, top: float | None) -> Entry:
-    value = run.metrics.get(metric)
+def cost_head(c: Compared) -> list[str]:
+    """What a sample took, of what the manifests tell."""
+    return ["network evaluations", *["evaluations saved"] * any(run.counted("saved") for run in c.runs),
+            *["effective particles"] * any(run.counted("ess") for run in c.runs), "images a second"]
+
+
+def cost(c: Compared, run: Run) -> list[Entry]:
+    """What stands below cost_head."""
+    saved, ess, speed = sum(run.counted("saved").values()), run.counted("ess"), run.images_per_second
+    particles = "".join(f"{word}{number(ess[key])}" for key, word in PARTICLES.items() if key in ess)
+    entries = {"network evaluations": Entry(f"{run.network_calls:.6g}", run.network_calls, "n"),
+               "evaluations saved": Entry(f"{saved:.6g}" if saved else "", saved, "n"),
+               "effective particles": Entry(particles, ess.get("mean"), "n"),
+               "images a second": Entry(number(speed) if speed else "", speed, "n")}
+    return [entries[name] for name in cost_head(c)]
+
+
+def measured(values: dict[str, float], metric: str, top: float | None) -> Entry:
+    value = values.get(metric)
     if value is None:
         return Entry("")
     return Entry(figure(metric, value), value, "n best" if value == top else "n")
 
 
-def floor_row(c: Compared, several_N: bool) -> str:
-    """Real images against real ones, as many as they were: the table's foot, which is not sorted."""
+def floor_row(c: Compared, before: int) -> str:
+    """Real images against real ones, as many as they were: the table's foot, which is not sorted. before: so many columns"""
     sizes = sorted({N for metric in c.metrics for _, N in c.floors(metric) if N})
     if not any(c.floors(metric) for metric in c.metrics):
         return ""
-    blank = "<td></td>" * ((len(c.series) > 1) + 2 + several_N)
     figures = "".join(Entry(", ".join(figure(metric, value) for value, _ in c.floors(metric)), None, "n").html()
                       for metric in c.metrics)
     told = f"real images{', N = ' if sizes else ''}{', '.join(map(thousands, sizes))}"
-    return f'<tr><th scope="row">{h(told)}</th>{blank}{figures}<td></td><td></td></tr>'
+    return f'<tr><th scope="row">{h(told)}</th>{"<td></td>" * before}{figures}{"<td></td>" * len(cost_head(c))}</tr>'
 
 
 def class_strips(c: Compared) -> list[str]:
@@ -117,10 +153,12 @@ def class_strips(c: Compared) -> list[str]:
     names = class_names(c.groups)
     if not 0 < len(names) <= FEW:
         return []
-    if len(c.scales) == 1:
+    if c.bests:
+        found = [strip(list(c.bests.values()), ["kind", *names], "", lambda group: group.kind)]
+    elif len(c.scales) == 1:
         found = [strip(c.groups, ["setting", *names], "", lambda group: group.series)]
     else:
-        found = [strip(groups, ["scale", *names], series, lambda group: f"{group.scale:g}")
+        found = [strip(groups, [groups[0].knob, *names], series, lambda group: f"{group.scale:g}")
                  for series, groups in c.by_series.items()]
     return [one for one in found if one]
 
@@ -222,7 +260,8 @@ def told_of(run: Run) -> list[tuple[str, Any]]:
     """Settings, digests, versions and device, by their names in manifest.json and evaluation.json."""
     manifest: dict[str, Any] = {
         "request": run.manifest.request, "digests": run.manifest.digests, "configs": run.manifest.configs,
-        **{key: run.about[key] for key in ("versions", "device", "batch_size") if key in run.about}}
+        **{key: run.about[key] for key in ("versions", "device", "batch_size") if key in run.about},
+        **{key: run.told_by(key) for key in ("evaluations", "ess")}}
     left_out = ("metrics", "errors", "floor", "by_class", "names", "warnings", "samples")
     return [*flat(manifest), *flat({key: value for key, value in run.evaluation.items() if key not in left_out}, "evaluation")]
 

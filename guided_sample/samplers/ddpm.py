@@ -19,7 +19,9 @@ def ddpm(model: Model, x_T: Tensor, steps: Sequence[Step], noise: Noise) -> Iter
     x_t = x_T
     for step in steps:
         # p(x_{t-1} | x_t) = N(mean, variance), the mean shifted by variance * gradient
-        x0_hat, variance, gradient, *_ = model(x_t, step)
+        x0_hat, variance, gradient, _, eps = model(x_t, step)
+        if eps is not None:  # the noise in x_t is to be taken for this (CFG++)
+            x_t = step.alpha_bar ** 0.5 * x0_hat + (1 - step.alpha_bar) ** 0.5 * eps
         mean = posterior_mean(step, x_t, x0_hat)
         if gradient is not None:
             mean = mean + variance * gradient

@@ -7,6 +7,7 @@ from pathlib import Path
 from noisy_clf.checkpoints.cache import checked_digest, obtain
 from noisy_clf.checkpoints.model_folder import CONFIG, WEIGHTS, Kind, bundled_models, file_digest
 from noisy_clf.checkpoints.released import RELEASED
+from noisy_clf.checkpoints.run_folder import KEPT, STATES
 from noisy_clf.checkpoints.settings import Settings
 from noisy_clf.errors import UserError
 
@@ -32,9 +33,10 @@ def released_or_bare_file(name_or_path: str | Path, settings: Settings | None, k
         if path.name in (CONFIG, WEIGHTS) and (path.parent / CONFIG).is_file():
             raise UserError(f"{path} is part of a model that is a folder; give the folder, {path.parent}.")
         states = path.absolute().parent
-        if settings is None and states.name == "states" and (states.parent / "last" / CONFIG).is_file():
+        if settings is None and states.name in (STATES, KEPT) and (states.parent / "last" / CONFIG).is_file():
             raise UserError(f"{path} is a training state, which does not tell what its network is; give the run's folder, "
-                            f"{states.parent}, for its best model, or {states.parent / 'last'} for the last.")
+                            f"{states.parent}, for its best model, {states.parent / 'last'} for the last, or "
+                            f"{states.parent}@step-N for one of those that it keeps.")
         return BareFile(path, settings, in_cache=False)
     if settings is not None and (released or path.exists() or name in bundled_models(kind)):
         raise UserError(f"{name} brings settings of its own; settings are for bare .pt files: leave them out.")

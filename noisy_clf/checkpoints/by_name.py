@@ -9,13 +9,13 @@ from typing import Any
 from noisy_clf.checkpoints.cache import cached, checked_digest
 from noisy_clf.checkpoints.diffusers_scheduler import (
     find_scheduler, find_weights, is_diffusers_folder, read_schedule, read_scheduler, unet_folder)
-from noisy_clf.checkpoints.model_folder import WEIGHTS, ModelFolder, bundled_models, file_digest, find_model
+from noisy_clf.checkpoints.model_folder import ModelFolder, bundled_models, file_digest
 from noisy_clf.checkpoints.released import DENOISERS, RELEASED
+from noisy_clf.checkpoints.run_folder import RUNS_MODELS
 from noisy_clf.errors import UserError
 from noisy_clf.schedule import NoiseSchedule
 
 CLEAN = "timm:"  # how the name of a classifier of clean images begins
-RUNS_MODELS = ("best", "last")  # the folders of a training run that hold its models
 
 
 def classifier_folder(name: str) -> ModelFolder | None:
@@ -55,10 +55,10 @@ def denoiser_record(name_or_path: str | Path) -> dict[str, Any]:
         file = cached(DENOISERS[name].file)
         return {"name": name, "digest": file and checked_digest(file), "run": False}
     foreign, digest = is_diffusers_folder(path), None
-    folder = path if foreign else find_model(name, "denoiser")
+    model = None if foreign else ModelFolder.open(name, "denoiser")
     with suppress(UserError, FileNotFoundError):  # a schedule can be taken from a folder without weights
-        digest = file_digest(find_weights(unet_folder(folder)) if foreign else folder / WEIGHTS)
-    whole = Path(os.path.abspath(folder))
+        digest = model.digest if model else file_digest(find_weights(unet_folder(path)))
+    whole = Path(os.path.abspath(model.path if model else path))
     run = not foreign and whole.name in RUNS_MODELS
     return {"name": name if name in bundled_models("denoiser") else whole.parent.name if run else whole.name, "digest": digest,
             "run": run}

@@ -1,6 +1,7 @@
 """Model files. A model is a folder: config.json tells what it is, model.safetensors holds the weights to use.
 
-A name ("digits") stands for a model bundled with the package; a training run's folder stands for its best model.
+A name ("digits") stands for a model bundled with the package; a training run's folder stands for its best model, and with
+@step-N for the moving average of an earlier step (run_folder.py).
 No file that could carry code is ever opened as such, and every write is to a temporary name, then renamed.
 """
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from noisy_clf import renamed
 from noisy_clf.checkpoints.released import RELEASED
+from noisy_clf.checkpoints.run_folder import of_a_run
 from noisy_clf.checkpoints.typed import refuse_other_types
 from noisy_clf.errors import UserError
 from noisy_clf.files import atomic_write, made_by_newer, read_json, write_json
@@ -38,11 +40,15 @@ KNOWN_OF_SCHEDULE: dict[str, Any] = {"name": str, "T": int, "alpha_bar": list[fl
 
 def save_model(folder: Path, config: dict[str, Any], network: nn.Module, about: dict[str, Any]) -> None:
     """Writes the network's weights, and config.json where it differs; `about` (step, metrics) goes beside the weights."""
-    from safetensors.torch import save
-
     if not (folder / CONFIG).exists() or read_json(folder / CONFIG) != json.loads(json.dumps(config)):
         write_json(folder / CONFIG, config)
-    with atomic_write(folder / WEIGHTS) as temporary:
+    save_weights(folder / WEIGHTS, network, about)
+
+
+def save_weights(path: Path, network: nn.Module, about: dict[str, Any]) -> None:
+    from safetensors.torch import save
+
+    with atomic_write(path) as temporary:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
         temporary.write_bytes(save(tensors, metadata={"about": json.dumps(about)}))  # save_file makes it its owner's alone
 
@@ -64,19 +70,24 @@ def find_model(name_or_path: str | Path, kind: Kind) -> Path:
         raise UserError(f"{path} is a folder without a {CONFIG}: neither a model nor a training run "
                         f"that has validated once; give a {kind}'s folder, or one of the names: {names}.")
     raise UserError(f"there is no {kind} {str(name_or_path)!r}; the names are: {names}; "
-                    f"a path to a {kind}'s folder works too.")
+                    f"a path to a {kind}'s folder works too, and RUN@step-N, a training run's state of step N.")
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model's folder, its configuration read and its kind checked. All but `load_weights` is told without torch."""
+    """A model's folder, its configuration read and its kind checked. All but `load_weights` is told without torch.
+
+    state  the file that holds its weights, where it is a training run's model of an earlier step
+    """
 
     path: Path
     config: dict[str, Any]
+    state: Path | None = None
 
     @classmethod
     def open(cls, name_or_path: str | Path, kind: Kind) -> ModelFolder:
-        path = find_model(name_or_path, kind)
+        model, state = of_a_run(name_or_path)
+        path = find_model(model, kind)
         config = translated(read_json(path / CONFIG), renamed.CONFIG)
         found = config.get("kind")
         if found not in ("classifier", "denoiser"):
@@ -93,7 +104,7 @@ class ModelFolder:
             raise UserError(made_by_newer(path / CONFIG, unknown))
         refuse_other_types(config, KNOWN, path / CONFIG)
         refuse_other_types(config["schedule"], KNOWN_OF_SCHEDULE, path / CONFIG, within="schedule.")
-        return cls(path, DEFAULTS | config)
+        return cls(path, DEFAULTS | config, state)
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -131,21 +142,26 @@ class ModelFolder:
         return tuple(self.config.get("class_names") or ())
 
     @property
+    def weights(self) -> Path:
+        """Their file. UserError where it is missing."""
+        path = self.state or self.path / WEIGHTS
+        if not path.is_file():
+            raise UserError(f"{path} is missing.")
+        return path
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the weights' file."""
-        if not (self.path / WEIGHTS).is_file():
-            raise UserError(f"{self.path / WEIGHTS} is missing.")
-        return file_digest(self.path / WEIGHTS)
+        return file_digest(self.weights)
 
     def load_weights(self, network: nn.Module) -> None:
         """Gives the network its weights; a missing, extra or differently shaped tensor is refused by name."""
         from noisy_clf.checkpoints.tensors import refuse_other_tensors
-        from noisy_clf.checkpoints.torch_file import in_float32, read_safetensors
+        from noisy_clf.checkpoints.torch_file import in_float32, read_safetensors, read_tensors
 
-        path = self.path / WEIGHTS
-        if not path.is_file():
-            raise UserError(f"{path} is missing.")
-        tensors = in_float32(path, read_safetensors(path, again="copy or train it again"))  # of half-sized files, too
+        path = self.weights
+        tensors = read_tensors(path) if path.suffix == ".pt" else in_float32(  # files may be half-sized
+            path, read_safetensors(path, again="copy or train it again"))
         refuse_other_tensors(path, tensors, network.state_dict())
         network.load_state_dict(tensors, assign=True)
 

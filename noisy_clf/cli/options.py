@@ -80,6 +80,8 @@ EXECUTION = [  # none of which changes what is learned, but by rounding
     click.option("--threads", type=click.IntRange(min=0), default=4, show_default=True,
                  help="That read images ahead of the steps (in each process)."),
     click.option("--keep", type=click.IntRange(min=1), default=2, show_default=True, help="Training states kept on disk."),
+    click.option("--keep-every", type=click.IntRange(min=1), metavar="N",
+                 help="The model of every N-th step is kept for good, to be named OUT@step-N: for autoguidance (--weak)."),
     click.option("--tensorboard", is_flag=True, help="Metrics for TensorBoard, too (pip install tensorboard)."),
 ]
 NETWORK = [

@@ -35,6 +35,8 @@ BACKBONE = [
 LOSS = [
     click.option("--label-smoothing", type=float, default=0.0, show_default=True),
     click.option("--mixup", type=float, default=0.0, show_default=True, help="a of Beta(a, a); 0: images are not mixed."),
+    click.option("--entropy-weight", type=float, default=0.0, show_default=True,
+                 help="W of W (log K - H(p)), added to the loss: what is less sure guides for longer. ED-DPM's is 0.1."),
 ]
 
 
@@ -67,7 +69,7 @@ def train_noisy_clf(dataset: str, data_folder: Path | None, grey: bool, image_si
     schedule = schedule_option(recipe, given)
     record = {} if given["schedule_from"] is None else {"schedule_from": denoiser_record(given["schedule_from"])}
     training = TrainingConfig(**overridden(recipe.training, given, TrainingConfig))
-    loss = ClassifierLoss(given["label_smoothing"], given["mixup"])
+    loss = ClassifierLoss(given["label_smoothing"], given["mixup"], given["entropy_weight"])
     config = EncoderUNetConfig(**overridden(recipe.network, given, EncoderUNetConfig), image_size=image_size, in_channels=1,
                                num_classes=1) if adm else None
     start = given["pretrained"]

@@ -1,6 +1,7 @@
 """What a noisy classifier learns: to name the class of x_t at any timestep. (ADM sec. 4)"""
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from statistics import fmean
 from typing import Any
@@ -20,7 +21,7 @@ from noisy_clf.training.task import Task
 
 def classifier_task(classifier: NoisyClassifier, data: Dataset, settings: ClassifierLoss = ClassifierLoss(),
                     **more: Any) -> Task:
-    """Cross-entropy on x_t; validated by its mean, without smoothing, over fixed noise levels.
+    """Cross-entropy on x_t; validated by its mean, without smoothing and what is added, over fixed noise levels.
 
     more  fields of the Task
     """
@@ -28,7 +29,8 @@ def classifier_task(classifier: NoisyClassifier, data: Dataset, settings: Classi
 
     def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
         """logits [B,K], y [B] -> nats [B]."""
-        return F.cross_entropy(logits.float(), y, reduction="none", label_smoothing=settings.label_smoothing)
+        nats = F.cross_entropy(logits.float(), y, reduction="none", label_smoothing=settings.label_smoothing)
+        return nats + settings.entropy_weight * lost_entropy(logits.float()) if settings.entropy_weight else nats
 
     def loss(network: nn.Module, x_0: Tensor, y: Tensor, t: Tensor, draws: Draws) -> Tensor:
         eps = draws.noise_like(x_0)
@@ -51,6 +53,12 @@ def classifier_task(classifier: NoisyClassifier, data: Dataset, settings: Classi
                 "training": defaults_of(ClassifierLoss) | defaults_of(FineTuning)}
     return Task(classifier.network, schedule.T, loss, validate, classifier.config(),
                 multiple=2 if settings.mixup else 1, options=options, defaults=defaults, **more)
+
+
+def lost_entropy(logits: Tensor) -> Tensor:
+    """log K - H(p): how much surer than not at all, in nats [B], of logits [B,K]. (ED-DPM)"""
+    log_p = logits.log_softmax(dim=1)
+    return math.log(logits.shape[1]) + (log_p.exp() * log_p).sum(dim=1)
 
 
 def neighbours(rows: Tensor) -> Tensor:

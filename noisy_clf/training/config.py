@@ -110,13 +110,16 @@ class ClassifierLoss:
 
     label_smoothing  the part of the target that is spread evenly over all classes
     mixup            a of Beta(a, a), by which two neighbours in a batch are mixed; 0: they are not (mixup sec. 2)
+    entropy_weight   of log K - H(p), by which predictions are surer than none, and so have less gradient to guide by (ED-DPM)
     """
 
     label_smoothing: float = 0.0
     mixup: float = 0.0
+    entropy_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"label-smoothing must be at least 0 and below 1, not {self.label_smoothing}.")
-        if not 0 <= self.mixup < float("inf"):
-            raise UserError(f"mixup must be 0 or more, not {self.mixup}.")
+        for name in ("mixup", "entropy_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"{name.replace('_', '-')} must be 0 or more, not {getattr(self, name)}.")

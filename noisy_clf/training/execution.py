@@ -23,6 +23,7 @@ class Execution:
     compile      through torch.compile
     threads      that read images ahead of the steps; 0: none, each step reads its own
     keep         training states that stay on disk, the newest ones
+    keep_every   the moving average of each step that is a multiple of it stays, too, as RUN@step-N; 0: of none
     tensorboard  metrics for it, too
     """
 
@@ -32,12 +33,13 @@ class Execution:
     compile: bool = False
     threads: int = 2
     keep: int = 2
+    keep_every: int = 0
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("microbatch", 0), ("threads", 0), ("keep", 1)):
+        for name, least in (("microbatch", 0), ("threads", 0), ("keep", 1), ("keep_every", 0)):
             if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, not {getattr(self, name)}.")
+                raise UserError(f"{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}.")
 
     def parts(self, share: range, multiple: int = 1) -> list[range]:
         """A process's share of a batch, in microbatches."""

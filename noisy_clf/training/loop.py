@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from noisy_clf import renamed
 from noisy_clf.checkpoints.model_folder import DEFAULTS
+from noisy_clf.checkpoints.run_folder import KEPT
 from noisy_clf.datasets.images import Dataset
 from noisy_clf.datasets.read_ahead import read_ahead
 from noisy_clf.errors import UserError, disk_trouble, enough_memory
@@ -26,6 +27,7 @@ from noisy_clf.training.execution import Execution
 from noisy_clf.training.metrics_log import MetricsLog
 from noisy_clf.training.pace import outlook
 from noisy_clf.training.run import Run
+from noisy_clf.training.states import keep_model
 from noisy_clf.training.stop import stop_signals, stopped_at
 from noisy_clf.training.task import Task
 
@@ -35,8 +37,9 @@ METRICS, OPTIONS = "metrics.jsonl", "options.json"
 def train(task: Task, data: Dataset, config: TrainingConfig, folder: Path, execution: Execution = Execution()) -> None:
     """Trains to the end, going on from where a run in `folder` stopped.
 
-    Writes best/ and last/ (models), states/ (to go on from), metrics.jsonl and options.json. Ctrl-C and SIGTERM end the
-    run after the current step with its state saved; UserError if the folder holds a run with other options.
+    Writes best/ and last/ (models), states/ (to go on from), kept/ (models of earlier steps), metrics.jsonl and options.json.
+    Ctrl-C and SIGTERM end the run after the current step with its state saved; UserError if the folder holds a run with other
+    options.
     """
     run = Run(task, config, data, folder, execution)  # which refuses what has no sense before there is a folder
     with ExitStack() as stack:
@@ -60,6 +63,9 @@ def begin(run: Run) -> None:
     if config.batch_size % task.multiple or config.batch_size < processes.count * task.multiple:
         raise UserError(f"batch-size {config.batch_size} cannot be shared by {processes.count} processes"
                         + (f" in groups of {task.multiple}." if task.multiple > 1 else "."))
+    if run.execution.keep_every > config.iterations:
+        raise UserError(f"keep-every {run.execution.keep_every} keeps nothing of a run of {config.iterations} iterations; give "
+                        f"--keep-every {config.iterations} or less, or leave it out.")
     if config.batch_size > len(data.train):
         raise UserError(f"{data.name} has {len(data.train)} images to train on, fewer than the {config.batch_size} of a batch; "
                         f"give --batch-size {len(data.train) // task.multiple * task.multiple} or less.")
@@ -92,7 +98,7 @@ def go_on(run: Run) -> None:
             with memory_for(run), stop.at_once(run):
                 ahead = outlook(run)
             if processes.first:
-                tqdm.write(ahead, file=sys.stderr)
+                tqdm.write(ahead + kept_ahead(run), file=sys.stderr)
         batches = read_ahead(run.read, range(run.step, config.iterations), execution.threads)
         while not run.finished:
             if run.owes_validation:
@@ -106,11 +112,26 @@ def go_on(run: Run) -> None:
                 run.train_step(images, y)
             bar.update()
             stopped = processes.any(stop.asked)
-            if run.owes_validation or stopped or run.step % config.save_every == 0:
+            kept = execution.keep_every and run.step % execution.keep_every == 0
+            saved = run.owes_validation or stopped or run.step % config.save_every == 0
+            if kept or saved:
                 run.mean_loss()
+            if kept:  # first: a run that goes on from this step's state does not come by here again
+                processes.first_does(lambda: keep_model(folder, run.step, run.average))
+            if saved:
                 run.save()
             if stopped:
                 raise stopped_at(run)
+
+
+def kept_ahead(run: Run) -> str:
+    """How much of the disk the models that are kept will take, in words; "" where none are."""
+    every = run.execution.keep_every
+    if not every:
+        return ""
+    count = run.config.iterations // every - run.step // every
+    size = sum(tensor.nbytes for tensor in run.average.state_dict().values()) / 1e6
+    return f" {run.folder / KEPT} will hold {count} models more, {count * size:,.1f} MB."
 
 
 def memory_for(run: Run) -> AbstractContextManager[None]:

@@ -1,4 +1,5 @@
-"""A run's states on disk: written whole, the last few kept, and the newest that is whole to go on from."""
+"""A run's states on disk: written whole, the last few kept, and the newest that is whole to go on from; models of earlier
+steps beside."""
 from __future__ import annotations
 
 import errno
@@ -8,21 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from noisy_clf.checkpoints.model_folder import save_weights
+from noisy_clf.checkpoints.run_folder import STATES, kept_model, states, step_of
 from noisy_clf.errors import UserError, out_of_memory
 from noisy_clf.files import atomic_write
-
-STATES = "states"
-
-
-def states(folder: Path) -> list[Path]:
-    """The training states in a run's folder, the newest first; a copy by another name is none."""
-    found = [path for path in (folder / STATES).glob("step-*.pt") if path.stem.removeprefix("step-").isdecimal()]
-    return sorted(found, key=step_of, reverse=True)
-
-
-def step_of(state: Path) -> int:
-    return int(state.stem.removeprefix("step-"))
 
 
 def write_state(folder: Path, state: dict[str, Any], keep: int) -> None:
@@ -33,6 +25,11 @@ def write_state(folder: Path, state: dict[str, Any], keep: int) -> None:
     older = [path for path in states(folder) if step_of(path) <= step]  # what is newer is damaged: see take_newest()
     for path in [*older[keep:], *(folder / STATES).glob(".step-*.pt.tmp")]:  # those that a kill left
         path.unlink(missing_ok=True)
+
+
+def keep_model(folder: Path, step: int, average: nn.Module) -> None:
+    """Writes the weights of a step, to be named FOLDER@step-N: they stay, and nothing is resumed from them."""
+    save_weights(kept_model(folder, step), average, {"step": step})
 
 
 def take_newest(folder: Path, take: Callable[[dict[str, Any]], None], talk: bool) -> None:

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from guided_sample.contrast import contrast
 from guided_sample.denoiser import unet_denoiser
 from guided_sample.finite import NotFinite
-from guided_sample.model import Guide, contrast, labelled, steered_at_mean
+from guided_sample.model import Guide, labelled, steered_at_mean
 from guided_sample.plan import Plan
 from guided_sample.request import Request
 from guided_sample.samplers import SAMPLERS

@@ -204,6 +204,19 @@ def test_ddim_walks_with_ddim_scheduler(prediction, eta, clip):
     assert max(errors) < 1e-4
 
 
+def test_the_last_class_may_be_that_of_none():
+    theirs = small_unet(num_class_embeds=5)
+    folder = stored("model", theirs)
+    unet(null_class=True)(folder)
+    loaded = load_model(folder)
+    assert loaded.denoiser.class_names == ("0", "1", "2", "3") and loaded.denoiser.null_class and loaded.config["null_class"]
+    x_t, t = torch.randn(3, 2, 16, 16), torch.tensor([0, 500, 999])
+    with torch.no_grad():
+        of_none = theirs(x_t, t, class_labels=torch.full((3,), 4)).sample
+        assert relative_error(loaded.denoiser.predicted(x_t, t)[0], of_none) < 2e-6
+    assert "null_class" not in loaded.config["network"] and diffusers.UNet2DModel.from_pretrained(folder / "unet")
+
+
 BETAS = np.linspace(0.001, 0.3, 20).tolist()
 
 
@@ -311,6 +324,9 @@ def pristine(tmp_path_factory):
     (unet(mid_block_type=["UNetMidBlock2D"]), r'"mid_block_type" \["UNetMidBlock2D"\] is not supported'),
     (unet(down_block_types=["DownBlock2D", "SkipDownBlock2D"]), '"down_block_types" "SkipDownBlock2D" is not supported'),
     (unet(down_block_types="DownBlock2D"), '"down_block_types" and "block_out_channels" must be lists of one entry'),
+    (unet(null_class="yes"), "config.json: null_class must be true or false, not 'yes'"),
+    (unet(null_class=True), '"null_class" is the last of at least two "num_class_embeds", and there are none; take it out'),
+    (unet(null_class=True, num_class_embeds=1), '"null_class" is the last of at least two .*, and there are 1; take it out'),
     (unet(act_fn="cleverness"), r"diffusers cannot build it \(.*cleverness"),
     (unet(norm_num_groups=7), r"diffusers cannot build it \("),
     (unet(block_out_channels=[32, 64, 64]), '"down_block_types" and "block_out_channels" must be lists of one entry for each'),

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def cell(name: str, sweep: dict[str, Any], **values: Any) -> Cell:
     ({}, ["samples"]),
     ({"scale": [5]}, ["samples"]),
     ({"scale": [0, 2.5]}, ["scale-0", "scale-2.5"]),
+    ({"scale_schedule": ["cosine", [0, 1, 2]]}, ["scale_schedule-cosine", "scale_schedule-0+1+2"]),
     ({"seed": [0, 1], "scale": [0, 5]}, ["seed-0-scale-0", "seed-0-scale-5", "seed-1-scale-0", "seed-1-scale-5"]),
     ({"sampler": ["ddpm", "ddim"]}, ["ddpm-50", "ddim25"]),
     ({"scale": [5, 9], "sampler": ["ddpm", "ddim"]},
@@ -93,7 +95,75 @@ def test_cells_that_mean_nothing_of_their_own_are_left_out_and_told(
     assert all(sentence.startswith(start) for sentence, start in zip(left_out, told)), left_out
 
 
+def kinds(*kinds: dict[str, Any], **values: Any) -> Experiment:
+    return Experiment.of("mine", DIGITS | values | {"kind": list(kinds)})
+
+
+def test_each_kind_has_its_own_settings_and_lists() -> None:
+    cells, left_out = kinds({"name": "plain", "scale": [1, 2]},
+                            {"name": "other network", "model": "digits-cond", "grad-at": "mean"},
+                            {"name": "w/1.5", "scale": 1.5, "steps": ["10", "20"], "class": [["three", 8]]}).cells()
+    assert left_out == [] and [(one.kind, one.name) for one in cells] == [
+        ("plain", "plain-scale-1"), ("plain", "plain-scale-2"), ("other network", "other_network"),
+        ("w/1.5", "w_1_5-10"), ("w/1.5", "w_1_5-20")]
+    assert [one.request.model for one in cells] == ["digits", "digits", "digits-cond", "digits", "digits"]
+    assert [one.request.grad_at for one in cells] == ["x_t", "x_t", "mean", "x_t", "x_t"]
+    assert [one.request.scale for one in cells[:2] + cells[3:]] == [1, 2, 1.5, 1.5]
+    assert [one.request.classes for one in cells[3:]] == [(3, 8)] * 2
+
+
+def test_sweep_s_lists_are_every_kind_s_that_does_not_set_their_key() -> None:
+    both = {"scale": [1, 2], "seed": [0, 1]}
+    cells, _ = kinds({"name": "a"}, {"name": "b", "scale": 5}, {"name": "c", "seed": [7]}, sweep=both).cells()
+    assert [(one.kind, one.request.scale, one.request.seed) for one in cells] == [
+        *(("a", scale, seed) for scale in (1, 2) for seed in (0, 1)), ("b", 5, 0), ("b", 5, 1), ("c", 1, 7), ("c", 2, 7)]
+    assert cells[-1].name == "c-scale-2" and cells[-1].settings == {"scale": 2, "seed": 7}
+
+
+def test_a_kind_s_value_stands_above_the_experiment_s_and_what_that_makes_meaningless_is_forgotten() -> None:
+    ancestral, unasked = kinds(
+        {"name": "a", "sampler": "ddpm"}, {"name": "b", "class": "none"}, sampler="ddim", eta=0.5, scale=3).cells()[0]
+    assert ancestral.request.knobs == {} and ancestral.request.scale == 3
+    assert unasked.request.knobs == {"eta": 0.5} and unasked.request.scale == 0 and unasked.request.classifier is None
+
+
+def test_kinds_may_have_the_same_cell_and_within_a_kind_there_is_one() -> None:
+    cells, left_out = kinds({"name": "a", "scale": [1, 2, 1.0]}, {"name": "b", "scale": 1}).cells()
+    assert [one.name for one in cells] == ["a-scale-1", "a-scale-2", "b"] and cells[0].request == cells[2].request
+    assert left_out == ["a: scale 1.0 is left out: it is the same as scale 1."]
+
+
+def test_a_kind_s_folders_are_where_the_sweep_s_are() -> None:
+    found = kinds(*({"name": name} for name in ("..", "/etc", "report.html", "ä" * 200, "CFG++", "a-b"))).cells()[0]
+    assert [one.name for one in found] == ["_", "_etc", "report_html", "ä" * 25, "CFG++", "a_b"]
+
+
+def test_an_experiment_of_kinds_goes_through_its_record_and_back_and_runs_know_theirs() -> None:
+    whole = kinds({"name": "a", "scale": [1, 2]}, {"name": "b", "grad_at": "mean"}, metrics=["FID"])
+    Path("sweep/a-scale-1").mkdir(parents=True)
+    Path("sweep/a-scale-1/evaluation.json").write_text("{}")
+    Path("sweep/experiment.json").write_text(json.dumps({"name": "mine", "experiment": whole.to_dict(), "cells": {
+        one.name: one.request.to_dict() | {"kind": one.kind} for one in whole.cells()[0]}}))
+    assert replace(read_experiment("sweep/experiment.json"), name="mine") == whole
+    _, told = runs_in([Path("sweep")])
+    assert told is not None and told["kinds"] == {"a-scale-1": "a", "a-scale-2": "a", "b": "b"}
+
+
 @pytest.mark.parametrize("content, message", [
+    ({"kind": {"name": "a"}}, r"kind is {'name': 'a'} and not a list of tables; write \[\[kind\]\]"),
+    ({"kind": [{"scale": 1}]}, r"a \[\[kind\]\] of scale 1 has no name"),
+    ({"kind": [{"name": 3}]}, "name is 3, and text in quotes is wanted"),
+    ({"kind": [{"name": "a b"}, {"name": "A_b"}]}, r"\[\[kind\]\] A_b would have the folders of \[\[kind\]\] a b; call it"),
+    ({"kind": [{"name": "a", "scales": 1}]}, r"unknown key 'scales' in \[\[kind\]\] a; did you mean scale\?"),
+    ({"kind": [{"name": "a", "metrics": ["FID"]}]}, r"unknown key 'metrics' in \[\[kind\]\] a"),
+    ({"kind": [{"name": "a", "digests": 1}]}, r"unknown key 'digests' in \[\[kind\]\] a"),
+    ({"kind": [{"name": "a", "scale": []}]}, r"scale in \[\[kind\]\] a is \[\], and a list to go through is wanted"),
+    ({"kind": [{"name": "a", "sampler": [["ddpm"]]}]}, r"sampler in \[\[kind\]\] a holds a list within the list"),
+    ({"kind": [{"name": "a"}, {"name": "b", "scale": ["much"]}]}, "the kind b: scale much: scale: 'much' is not a valid float"),
+    ({"kind": [{"name": "a"}, {"name": "b", "scale": "much"}]}, "the kind b: scale much: scale: 'much' is not a valid float"),
+    ({"kind": [{"name": "a", "sampler": {"a": 1}}]}, "the kind a: sampler"),
+    ({"kind": [{"name": "a", "steps": "1001"}]}, "the kind a: steps '1001' cannot be made"),
+    ({"kind": [{"name": "a", "sampler": "ddpm", "eta": [0.5]}]}, "the kind a: no cell is left to draw: eta 0.5 is left out"),
     ({"stepps": 3}, "unknown key 'stepps'; did you mean steps?"),
     ({"swep": {"scale": [1]}}, "unknown key 'swep'; did you mean sweep?"),
     ({"sweep": {"scales": [1]}}, r"unknown key 'scales' in \[sweep\]; did you mean scale\?"),
@@ -219,3 +289,11 @@ def test_digits_scale_needs_no_download() -> None:
     cells, left_out = one.cells()
     assert len(cells) == 12 and left_out == [] and not any(not_downloaded(cell.request) for cell in cells)
     assert {cell.request.scale for cell in cells} == {0, 0.5, 1, 2, 5, 10}
+
+
+def test_digits_guidances_needs_no_download_and_differs_from_plain_guidance_by_its_kinds() -> None:
+    one = read_experiment("digits-guidances")
+    cells, left_out = one.cells()
+    assert left_out == [] and not any(not_downloaded(cell.request) for cell in cells)
+    assert {cell.request.num_samples for cell in cells} == {200} and len({repr(cell.request) for cell in cells}) == len(cells)
+    assert list(dict.fromkeys(cell.kind for cell in cells)) == [kind["name"] for kind in one.kinds]

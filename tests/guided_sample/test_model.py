@@ -4,11 +4,12 @@ import math
 import pytest
 import torch
 
-from guided_sample.denoiser import Denoised, Denoiser
+from guided_sample.contrast import contrast
+from guided_sample.denoiser import Denoised
 from guided_sample.finite import NotFinite, Watch
 from guided_sample.guides.classifier import log_prob_of
 from guided_sample.guides.scales import within
-from guided_sample.model import Guide, Prediction, clip, contrast, guided, labelled, steered, steered_at_mean, thresholded
+from guided_sample.model import Guide, clip, labelled, steered, steered_at_mean, thresholded
 from guided_sample.samplers.ddim import ddim
 from guided_sample.samplers.ddpm import ddpm
 from guided_sample.steps import steps
@@ -166,64 +167,6 @@ def test_a_scale_for_each_sample_multiplies_samples_and_never_pixels():
         adm(oracle.denoiser(), classified(oracle.classifier(), Y, scales[:, None]))(x_t, step)
 
 
-def conditional(oracle):
-    """A denoiser told y: that of each component alone; y = K, the null class, is the mixture's."""
-    def denoise(x_t, t, y):
-        signal, noise, v = oracle.spread(t)
-        alone = noise * (x_t.double() - signal * oracle.means[y.clamp(max=3)]) / v
-        return torch.where((y == 4).view(-1, 1, 1, 1), oracle.eps(x_t, t), alone)
-    exact = oracle.denoiser()
-    return Denoiser(type(exact.network)(denoise), LINEAR, exact.shape, "fixed_small", class_names=tuple("abcd"))
-
-
-@pytest.mark.parametrize("w", [0.0, 1.0, 3.5])
-def test_the_contrast_of_exact_models_is_guidance_by_the_exact_classifier(w):
-    """grad log p(x_t|y) - grad log p(x_t) = grad log p(y|x_t): contrasting by w is guiding the unconditional model by w."""
-    oracle, x_t, step = mixture(), points(), STEPS[400]
-    denoiser = conditional(oracle)
-    strong, weak = labelled(denoiser, Y), labelled(denoiser, torch.full((5,), 4))
-    contrasted = contrast(strong, weak, w)(x_t, step)
-    x0_hat, eps = guided(steered(weak, classified(oracle.classifier(), Y, w))(x_t, step), x_t, step)
-    assert relative_error(contrasted.x0_hat, x0_hat) < 1e-5
-    assert relative_error(guided(contrasted, x_t, step)[1], eps) < 1e-5
-
-
-def test_a_contrast_samples_the_class_and_takes_guides_around_it():
-    """Along the whole chain, at w = 1 shared between a contrast and a classifier."""
-    oracle = Mixture(torch.tensor([-0.6, 0.1, 0.4, 0.7]).view(4, 1, 1, 1), 0.2, LINEAR)
-    N, denoiser = 10_000, conditional(oracle)
-    y, null = torch.full((N,), 3), torch.full((N,), 4)
-    model = steered(contrast(labelled(denoiser, y), labelled(denoiser, null), 0.25), classified(oracle.classifier(), y, 0.75))
-    x_0 = last(run(ddpm, model, steps("1000", LINEAR), normal_noise((N, 1, 1, 1))))
-    assert x_0.mean().item() == pytest.approx(0.7, abs=4 * 0.2 / math.sqrt(N) + 0.002)
-    assert x_0.std().item() == pytest.approx(0.2, abs=4 * 0.2 / math.sqrt(2 * N) + 0.002)
-
-
-def test_a_contrast_has_the_strong_ones_variance_runs_no_weak_one_at_1_and_takes_a_scale_for_each_sample():
-    x_t, step = points(), STEPS[400]
-    weak = Counting(lambda x_t, step: Prediction(torch.full_like(x_t, -1.0), 9.0))
-
-    def strong(x_t, step):
-        return Prediction(torch.ones_like(x_t), 2.0)
-
-    assert contrast(strong, weak, 1.0)(x_t, step).x0_hat.eq(1).all() and weak.calls == 0
-    found = contrast(strong, weak, torch.tensor([0.0, 1.0, 2.0, 3.0, -1.0]))(x_t, step)
-    assert found.variance == 2 and weak.calls == 1
-    assert torch.equal(found.x0_hat, torch.tensor([-1.0, 1, 3, 5, -3]).view(5, 1, 1, 1).expand_as(x_t))
-    asleep = contrast(strong, weak, lambda step: 1.0 if step.t > 300 else 2.0)
-    assert asleep(x_t, STEPS[400]).x0_hat.eq(1).all() and asleep(x_t, STEPS[200]).x0_hat.eq(3).all() and weak.calls == 2
-
-
-@pytest.mark.parametrize("place", [0, 1])
-def test_a_contrast_refuses_what_carries_a_gradient(place):
-    oracle, x_t = mixture(), points()
-    plain = labelled(oracle.denoiser(), None)
-    pair = [plain, plain]
-    pair[place] = steered(plain, classified(oracle.classifier(), Y))
-    with pytest.raises(UserError, match=r"contrast was given a model that is steered; steer the contrast instead"):
-        contrast(*pair, 2.0)(x_t, STEPS[400])
-
-
 def test_a_threshold_around_steering_folds_the_gradient_into_x0_hat_first():
     oracle, x_t, step = mixture(), points(), STEPS[400]
     steering = steered(labelled(oracle.denoiser(), None), classified(oracle.classifier(), Y, 3.0))
@@ -239,27 +182,6 @@ def test_a_threshold_around_steering_folds_the_gradient_into_x0_hat_first():
     chain, noise = steps("ddim10", LINEAR), normal_noise((5, 3, 5, 5))
     folded = last(run(ddim, thresholded(steering, lambda x0_hat: x0_hat), chain, noise))
     assert relative_error(folded, last(run(ddim, steering, chain, normal_noise((5, 3, 5, 5))))) < 1e-5
-
-
-def test_the_noise_put_back_may_be_another_models():
-    """CFG++: x0_hat of the contrast, and the unconditional model's eps; with a gradient, that is shifted as well."""
-    oracle, x_t, step = mixture(), points(), STEPS[400]
-    denoiser = conditional(oracle)
-    weak = labelled(denoiser, torch.full((5,), 4))
-    guiding = contrast(labelled(denoiser, Y), weak, 0.6)
-
-    def cfg_plus_plus(x_t, step):
-        return guiding(x_t, step)._replace(eps=guided(weak(x_t, step), x_t, step)[1])
-
-    x0_hat, eps = guided(cfg_plus_plus(x_t, step), x_t, step)
-    assert relative_error(eps, oracle.eps(x_t, torch.full((5,), 400))) < 1e-5
-    assert torch.equal(x0_hat, guiding(x_t, step).x0_hat)
-    gradient = oracle.grad_log_prob(x_t, torch.full((5,), 400), Y)
-    _, shifted = guided(steered(cfg_plus_plus, classified(oracle.classifier(), Y))(x_t, step), x_t, step)
-    assert relative_error(shifted, eps - (1 - step.alpha_bar) ** 0.5 * gradient) < 1e-5
-    after = next(ddim(thresholded(cfg_plus_plus, clip), x_t, [step], lambda: x_t))
-    torch.testing.assert_close(after.x_t, step.alpha_bar_prev ** 0.5 * x0_hat.clamp(-1, 1)
-                               + (1 - step.alpha_bar_prev) ** 0.5 * eps)
 
 
 @pytest.mark.parametrize("density, message", [

@@ -167,11 +167,11 @@ def test_a_file_that_fails_is_told_before_a_model_is_loaded(text: str, words: li
     ("mine.py:", ["cannot be read; write FILE.py:FUNCTION"]),
     ("mine.py:darker,", ["has the unknown setting ''; there are: scale, interval"]),
     ("mine.py:darker,scal=3", ["unknown setting 'scal'; did you mean scale?"]),
-    ("mine.py:darker,scale=much", ["has 'much' where a number must stand"]),
-    ("mine.py:darker,scale=inf", ["has 'inf' where a number must stand"]),
+    ("mine.py:darker,scale=much", ["has 'much' as scale where a number must stand"]),
+    ("mine.py:darker,scale=inf", ["has 'inf' as scale where a number must stand"]),
     ("mine.py:darker,scale=1,scale=2", ["gives scale twice"]),
-    ("mine.py:darker,interval=3", ["has '3' where two numbers, as in 0.2:3, must stand"]),
-    ("mine.py:darker,interval=3:1", ["has an interval that holds no sigma; give the lower end first"]),
+    ("mine.py:darker,interval=3", ["has '3' as interval where two numbers of sigma, the lower first, as in 0.2:3, must stand"]),
+    ("mine.py:darker,interval=3:1", ["has '3:1' as interval where two numbers of sigma, the lower first"]),
     ("other.py:darker", ["the guide darker is to be found in other.py, and there is no such file"]),
 ])
 def test_the_grammar_of_guides(denoiser_folder: Path, spec: str, words: list[str]):
@@ -179,8 +179,9 @@ def test_the_grammar_of_guides(denoiser_folder: Path, spec: str, words: list[str
 
 
 def test_a_spec_is_read_as_it_is_written():
-    assert GuideSpec.parse("a/b.py:f") == GuideSpec("a/b.py", "f", 1.0, None)
-    assert GuideSpec.parse("a.py:f,interval=0.2:inf,scale=-2") == GuideSpec("a.py", "f", -2.0, (0.2, float("inf")))
+    assert GuideSpec.parse("a/b.py:f") == GuideSpec("function", "a/b.py", "f", {})
+    assert GuideSpec.parse("a.py:f,interval=0.2:inf,scale=-2") == GuideSpec(
+        "function", "a.py", "f", {"scale": -2.0, "interval": (0.2, float("inf"))})
     with pytest.raises(UserError):
         GuideSpec.parse("")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from guided_sample.loaders import load_denoiser
-from guided_sample import plan
+from guided_sample import loading
 from guided_sample.folder import RunFolder
 from guided_sample.guides.classifier import log_prob
 from noisy_clf.errors import UserError
@@ -139,7 +139,7 @@ def test_nan_in_the_gradient_names_t_and_samples(denoiser_folder):
 
 
 def test_nan_in_the_gradient_of_a_later_batch_names_the_sample_and_keeps_the_earlier_ones(denoiser_folder, monkeypatch):
-    monkeypatch.setattr(plan, "log_prob_of", lambda classifier, y: lambda look: (
+    monkeypatch.setattr(loading, "log_prob_of", lambda classifier, y, *_, **__: lambda look: (
         log_prob(classifier, look.x_t, look.t, y) * torch.where(y == 2, float("nan"), 1.0)))
     assert_refused(run("--model", denoiser_folder, "--class", "0,1,2", "--num-samples", 6, "--batch-size", 2, "--out", "out"),
                    "not finite at t = 49 for sample 2;")

@@ -61,6 +61,8 @@ def test_whatever_a_table_s_entry_sorts_by_is_no_markup(evil):
     ("evaluation", "errors", 1), ("evaluation", "names", "x"), ("evaluation", "by_class", ["x"]),
     ("evaluation", "by_class.confusion", [[1, -1]]), ("evaluation", "by_class.agreement", 0.5), ("evaluation", "warnings", 3),
     ("manifest", "last_run", "fast"), ("manifest", "last_run.images_per_second", "fast"), ("manifest", "request.scale", "x"),
+    ("manifest", "request.scale", {}), ("manifest", "request.cfg", ["x"]), ("manifest", "evaluations", 3),
+    ("manifest", "evaluations.saved", 3), ("manifest", "last_run.ess", [1]),
     ("manifest", "request.seed", [1]), ("manifest", "request.sampler", ["ddim"]), ("manifest", "request.steps", {"a": 1}),
     ("manifest", "request.guide", 3), ("manifest", "digests.model", 3), ("manifest", "configs.model", "x"),
     ("manifest", "configs.model.schedule.T", "x")])
@@ -71,12 +73,22 @@ def test_what_is_no_figure_is_told_by_its_file_and_name(file, keys, value):
     *places, key = keys.split(".")
     place = content
     for name in places:
-        place = place[name]
+        place = place.setdefault(name, {})
     place[key] = value
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=f"^{path}: {re.escape('.'.join(places) or keys)}.* is .*, and .* is wanted; ") as told:
         written([run])
     assert len(str(told.value)) < 250 and not Path("out").exists()
+
+
+@pytest.mark.parametrize("counts", [{"denoiser": -3}, {"denoiser": "x"}, {"denoiser": 0}, {"denoiser": 1e300},
+                                    {"saved": {"x": []}}])
+def test_counts_that_are_none_are_not_shown(counts):
+    folders = [stored_run(Path(f"run{scale}"), manifest_of(scale=scale) | {
+        "evaluations": found, "ess": {"mean": "many"}, "last_run": None}, evaluation_of(FD=3))
+        for scale, found in ((1.0, counts), (2.0, {"denoiser": -5}))]
+    for kinds in ({"run1.0": "a", "run2.0": "b"}, {"run1.0": 3}, ["a"], "a", None):
+        assert "evaluations saved" not in written(folders, {"kinds": kinds})
 
 
 def test_a_page_of_letters_that_are_none_is_written():

@@ -7,6 +7,7 @@ import re
 from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,11 @@ from PIL import Image
 from guided_sample.metrics.words import better, rank
 from guided_sample.report import findings as words_on_runs
 from guided_sample.report import write_report
-from guided_sample.report.figures import axis
+from guided_sample.report.figures import against, axis, by_sampler
 from guided_sample.report.findings import findings, what_varies
 from guided_sample.report.pictures import picture
 from guided_sample.report.runs import Compared, Run
-from guided_sample.report.tables import commands, expected_table
+from guided_sample.report.tables import commands, expected_table, kinds_table, runs_table
 from noisy_clf.errors import UserError
 from tests.guided_sample.measured_runs import JUDGE, evaluation_of, manifest_of, stored_run, sweep
 
@@ -74,6 +75,12 @@ def comparison(folders):
 
 def written(folders, experiment=None):
     return write_report(folders, Path("out"), experiment).read_text(encoding="utf-8")
+
+
+def cells_of(table):
+    """The texts of a table's entries, row by row, but for their heads."""
+    return [re.findall("<td[^>]*>([^<]*)</td>", row) for row in re.findall("<tr>(<th scope=\"row\">.*?)</tr>", table)
+            if "real images" not in row]
 
 
 def pixels(address):
@@ -140,6 +147,21 @@ def test_network_evaluations_are_the_denoiser_s_and_the_guides(request_, calls):
     assert Run.read(stored_run(Path("run"), manifest_of(**request_), None)).network_calls == calls
 
 
+def test_network_evaluations_and_what_was_saved_are_as_the_manifest_counts_them():
+    counts = {"denoiser": 50, "the classifier": 25, "saved": {"the classifier": 25}}
+    folders = [stored_run(Path("a"), manifest_of() | {"evaluations": counts}, evaluation_of(FD=3)),
+               stored_run(Path("b"), manifest_of(scale=2.0), evaluation_of(FD=4))]
+    folders[1].joinpath("manifest.json").write_text(json.dumps(
+        manifest_of(scale=2.0) | {"last_run": {"ess": {"particles": 16, "mean": 9.1, "smallest": 2.34}}}))
+    c = comparison(folders)
+    assert [run.network_calls for run in c.runs] == [75, 100]
+    assert cells_of(runs_table(c)) == [
+        ["1", "0", "3", "75", "25", "", "2"], ["2", "0", "4", "100", "", "9.1 of 16, least 2.34", ""]]
+    html = written(folders)
+    assert "evaluations saved" in html and "effective particles" in html and "evaluations.saved.the classifier" in html
+    assert not re.search("evaluations saved|effective particles", written(sweep(Path("runs"))))
+
+
 def test_a_second_stage_s_network_counts_too():
     manifest = manifest_of(scale=2.0, upsample="larger", upsample_steps="30")
     manifest["digests"]["upsample"] = "f" * 64
@@ -154,6 +176,67 @@ def test_series_are_called_by_what_varies():
     assert sorted(c.series) == [
         "DDIM, 25 steps, classifier fruit", "DDIM, 25 steps, classifier fruit (25)", "DDPM, 25 steps, classifier fruit",
         "DDPM, 50 steps, classifier fruit", "DDPM, 50 steps, classifier mine/best"]
+
+
+def of_kinds() -> tuple[list[Path], dict[str, Any]]:
+    """Folders of three kinds, and the experiment: CFG is guided by cfg, and scaled in two ways in "both"."""
+    runs = {"cfg-1": ("CFG", {"cfg": 1.0, "scale": 0.0}, 6.0), "cfg-3": ("CFG", {"cfg": 3.0, "scale": 0.0}, 2.5),
+            "plain-1": ("plain", {"scale": 1.0, "steps": "25"}, 4.0), "plain-3": ("plain", {"scale": 3.0, "steps": "25"}, 3.0),
+            "both-2-ddpm": ("both", {"scale": 2.0, "cfg": 2.0}, 9.0),
+            "both-2-ddim": ("both", {"scale": 2.0, "cfg": 2.0, "sampler": "ddim"}, 8.0)}
+    folders = [stored_run(Path("runs", name), manifest_of(**request), evaluation_of(FD=distance, agreement=1 - distance / 10))
+               for name, (_, request, distance) in runs.items()]
+    return sorted(folders), {"title": "Kinds", "kinds": {name: kind for name, (kind, *_) in runs.items()}}
+
+
+def test_each_kind_is_a_curve_of_its_own_scale():
+    folders, experiment = of_kinds()
+    c = Compared([Run.read(folder) for folder in folders], experiment["kinds"])
+    assert c.kinds == ["CFG", "plain", "both"] and c.series == ["CFG", "plain", "both: DDIM", "both: DDPM"]
+    assert [group.where for group in c.groups] == [
+        "cfg 1 (CFG)", "cfg 3 (CFG)", "scale 1 (plain)", "scale 3 (plain)", "scale 2 (both: DDIM)", "scale 2 (both: DDPM)"]
+    chart = against(c, "agreement", f"FD{JUDGE}")
+    assert [(one.name, [point.label for point in one.points]) for one in chart.series] == [
+        ("CFG", ["1", "3"]), ("plain", ["1", "3"]), ("both: DDIM", ["2"]), ("both: DDPM", ["2"])]
+    assert what_varies(c) == "6 runs of 6 samples: 3 scales and 3 kinds of guidance"
+    assert by_sampler(c) == {}
+
+
+def test_kinds_are_told_at_their_best_settings_and_these_are_marked_among_all():
+    folders, experiment = of_kinds()
+    c = Compared([Run.read(folder) for folder in folders], experiment["kinds"])
+    assert cells_of(kinds_table(c)) == [["cfg 3", "1.25", "2.5", "75.0\u00a0%", "50", "2"],
+                                        ["scale 3", "1.5", "3", "70.0\u00a0%", "50", "4"],
+                                        ["scale 2, DDIM", "4", "8", "20.0\u00a0%", "100", "2"]]
+    assert [row[:2] for row in cells_of(runs_table(c))] == [
+        ["CFG", "cfg 1"], ["CFG", "cfg 3 ★"], ["plain", "1"], ["plain", "3 ★"], ["both: DDIM", "2 ★"], ["both: DDPM", "2"]]
+    page = Page(written(folders, experiment))
+    assert page.headings[:2] == ["Kinds of guidance", "Side by side"] and kinds_table(comparison(folders)) == ""
+
+
+def test_samples_of_kinds_are_side_by_side_at_their_best_settings():
+    folders, experiment = of_kinds()
+    html = written(folders, experiment)
+    sheets = re.findall('<figure class="sheet"><figcaption>([^<]*)</figcaption>.*?<tbody>(.*?)</tbody>', html)
+    assert [title for title, _ in sheets] == ["Each kind at its best setting", "CFG", "plain"]
+    assert re.findall('<th scope="row">([^<]*)', sheets[0][1]) == ["CFG", "plain", "both"]
+    assert [int(pixels(address)[0, 0]) for address in re.findall('src="([^"]*)"', sheets[0][1])][::3] == [0, 3, 2]
+    assert re.findall('<th scope="row">([^<]*)', sheets[1][1]) == ["1", "3"]
+
+
+def test_of_a_table_of_scales_the_mean_is_the_scale_and_it_is_told():
+    folders = [stored_run(Path(f"run{i}"), manifest_of(), evaluation_of(FD=3)) for i in range(2)]
+    manifest = manifest_of()
+    manifest["request"]["scale"] = {"3": 2.0, "8": 4.0}
+    (folders[1] / "manifest.json").write_text(json.dumps(manifest))
+    assert sorted(group.where for group in comparison(folders).groups) == [
+        "scale 1 (DDPM, 50 steps)", "scale 3 (DDPM, 50 steps, scale {'3': 2.0, '8': 4.0})"]
+
+
+def test_what_an_older_release_knew_nothing_of_was_as_it_is_by_default():
+    c = comparison([stored_run(Path(name), manifest_of(**more), evaluation_of(FD=3)) for name, more in {
+        "old": {}, "new": {"scale": 2.0, "grad_at": "x_t", "cfg": None}}.items()])
+    assert c.series == ["DDPM, 50 steps"]
 
 
 def test_another_classifier_of_the_same_name_is_no_further_seed():

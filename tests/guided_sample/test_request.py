@@ -191,7 +191,8 @@ def test_dry_run_tells_the_request_in_full_the_evaluations_the_time_and_the_disk
     assert told["steps"] == "5" and told["scale"] == 2.0 and told["class"] == [1] and told["seed"] == 0
     assert "5 steps of 6 samples in batches of 4: 30 evaluations of the denoiser, 30 of the classifier" in result.output
     sigmas = [(1 / SCHEDULE.alpha_bar[t] - 1) ** 0.5 for t in kept_timesteps("5", 50)]
-    assert f", {6 * sum(sigma <= 1 for sigma in sigmas)} of mine.py:darker\n" in result.output
+    run_at = 6 * sum(sigma <= 1 for sigma in sigmas)
+    assert f", {run_at} of mine.py:darker ({30 - run_at} saved)\n" in result.output
     assert " on cpu (" in result.output and "at most 1.07MB in out" in result.output
     assert not Path("out").exists()
     Path("request.toml").write_text(result.output)

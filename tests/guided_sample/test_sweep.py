@@ -96,6 +96,13 @@ def write(path: str, sweep: dict[str, Any], **values: Any) -> str:
     return path
 
 
+def write_kinds(path: str, *kinds: dict[str, Any], **values: Any) -> str:
+    tables = [values, *kinds]
+    Path(path).write_text("\n[[kind]]\n".join("\n".join(f"{key} = {json.dumps(value)}" for key, value in one.items())
+                                              for one in tables) + "\n")
+    return path
+
+
 @pytest.fixture
 def mine(denoiser_folder: Path) -> Callable[..., str]:
     """mine.toml with these values over the tiny model's."""
@@ -417,6 +424,33 @@ def test_more_seeds_cells_and_samples_may_be_asked_for(mine: Callable[..., str],
     measured.evaluated.clear()
     swept(mine({"scale": [0, 3], "seed": [0, 1]}, num_samples=3))
     assert measured.evaluated == measured.report and len(list(Path("sweeps/mine/scale-0").glob("0*.png"))) == 3
+
+
+def test_kinds_are_drawn_kept_apart_and_told_to_the_report(denoiser_folder: Path, measured: Measured) -> None:
+    above: dict[str, Any] = {"model": str(denoiser_folder), "num_samples": 2}
+    plain, same = {"name": "plain", "scale": [0, 3]}, {"name": "plain+", "scale": 3}
+    assert "3 cells in sweeps/mine" in swept(write_kinds("mine.toml", plain, same, **above))
+    assert measured.report == ["plain-scale-0", "plain-scale-3", "plain+"] and measured.experiment
+    assert measured.experiment["kinds"] == {"plain-scale-0": "plain", "plain-scale-3": "plain", "plain+": "plain+"}
+    assert contents(Path("sweeps/mine/plain-scale-3")) == contents(Path("sweeps/mine/plain+"))
+    measured.evaluated.clear()
+    mean = {"name": "at the mean", "grad_at": "mean", "scale": 3}
+    swept(write_kinds("mine.toml", mean, same | {"scale": [3, 4]}, plain, **above))  # what is there keeps its name
+    assert measured.evaluated == ["at_the_mean", "plain+-scale-4"]
+    assert measured.report == ["at_the_mean", "plain+", "plain+-scale-4", "plain-scale-0", "plain-scale-3"]
+    told = swept("--report", "sweeps/mine")
+    assert "5 runs" in told and measured.experiment["kinds"]["at_the_mean"] == "at the mean"
+    assert_refused(sweep(write_kinds("mine.toml", mean, plain, same | {"name": "other", "scale": [3, 4]}, **above)),
+                   "of the cell plain+, it is not asked for any more")
+
+
+def test_a_record_without_kinds_is_of_none(mine: Callable[..., str], denoiser_folder: Path, measured: Measured) -> None:
+    swept(mine({"scale": [0, 3]}))
+    record = json.loads(Path("sweeps/mine/experiment.json").read_text())
+    assert "kind" not in record["experiment"] and all("kind" not in one for one in record["cells"].values())
+    assert measured.experiment and not measured.experiment["kinds"]
+    kind = {"name": "scale-0", "scale": 0}
+    assert_refused(sweep(write_kinds("mine.toml", kind, model=str(denoiser_folder), num_samples=4)), "not asked for any more")
 
 
 def test_a_cell_that_fails_is_told_and_the_others_go_on(denoiser_folder: Path, measured: Measured) -> None:

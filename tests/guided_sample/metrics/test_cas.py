@@ -48,6 +48,17 @@ def test_it_falls_with_wrong_labels(data: Dataset) -> None:
     assert classification_accuracy_score(wrong, data, CPU) < 0.6
 
 
+def test_pictures_without_a_label_are_left_out(data: Dataset) -> None:
+    pictures = real(data)
+    rows = np.arange(len(pictures)) % 40 == 0  # fewer than a batch
+    pixels, labels = np.concatenate(list(pictures.batches(1000))), pictures.labels
+    assert labels is not None
+    some = replace(pictures, labels=np.where(rows, labels, -1), digest="2")
+    alone = replace(pictures, labels=labels[rows], read=lambda part: pixels[rows][part.start:part.stop], N=int(rows.sum()),
+                    digest="3")
+    assert classification_accuracy_score(some, data, CPU) == classification_accuracy_score(alone, data, CPU)
+
+
 def test_images_without_noise_are_learned_for_a_quarter_of_the_recipes_steps() -> None:
     config = cas.training_config(SMALL, N=50, seed=3)
     assert (config.t_sampling, config.iterations, config.batch_size, config.seed) == ("levels:0,0", 40, 50, 3)
@@ -60,6 +71,7 @@ def test_classes_go_by_name(data: Dataset) -> None:
     ours = replace(pictures, digest="1", labels=ORDER.argsort()[pictures.labels],
                    class_names=tuple(data.class_names[k] for k in ORDER))
     np.testing.assert_array_equal(cas.numbered_as(data, ours), pictures.labels)
+    np.testing.assert_array_equal(cas.numbered_as(data, replace(ours, labels=np.full(9, -1))), -1)
 
 
 def test_what_was_stopped_goes_on_and_a_score_is_kept(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,8 @@ def test_classes_are_compared_each_with_its_own(tmp_path: Path) -> None:
         assert (by_class["precision"][c], by_class["recall"][c]) == wanted
     reverse = replace(real, labels=1 - y, class_names=("b", "a"))
     assert compared(extractor("timm:x"), samples, of_pictures(reverse)).by_class == by_class  # by name
+    some = replace(samples, labels=np.where(y == 1, -1, y)), of_pictures(replace(reverse, labels=np.where(y == 1, -1, 1)))
+    assert compared(extractor("timm:x"), *some).by_class["recall"] == [by_class["recall"][0], None]  # no label is no class
     nameless = replace(real, class_names=())  # as an archive is
     assert compared(extractor("timm:x"), samples, of_pictures(nameless)).by_class == by_class
     others = compared(extractor("timm:x"), samples, of_pictures(replace(real, class_names=("c", "d"))))

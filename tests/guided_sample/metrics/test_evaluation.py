@@ -129,6 +129,32 @@ def test_the_floor_is_of_real_images_that_are_not_the_same(tmp_path: Path, monke
     assert found["metrics"]["agreement"] > 0.99
 
 
+def test_samples_of_several_classes_at_once_are_left_out_and_told(digits: list[Path], monkeypatch: pytest.MonkeyPatch,
+                                                                  tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with np.load(digits[0] / "samples.npz") as archive:
+        images, labels = archive["arr_0"], archive["arr_1"]
+    np.savez("some.npz", arr_0=images, arr_1=np.where(labels < 5, labels, -1))
+    np.savez("others.npz", arr_0=images[labels < 5], arr_1=labels[labels < 5])
+    by_judge = ["--judge", "digits-judge", "--metrics", "agreement"]
+    some, others = evaluated("some.npz", *by_judge), evaluated("others.npz", *by_judge)
+    assert some["metrics"] == others["metrics"] and some["errors"] == others["errors"]
+    assert some["by_class"] == others["by_class"]
+    assert "20 of 40 samples were asked for no one class; agreement leaves them out." in some["warnings"]
+    assert not any("leaves them out" in warning for warning in others["warnings"])
+    assert some["names"] == others["names"] == {"agreement": "agreement-20"}
+
+
+def test_a_run_of_wishes_alone_has_no_agreement_and_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, asked in (("both", "3=1,8=1"), ("none", "none")):
+        assert run("--model", "digits", "--num-samples", 4, "--class", asked, "--steps", 2, "--out", name).exit_code == 0
+        assert invoke(eval_samples, name).exit_code == 0
+    both, none = (json.loads(Path(name, "evaluation.json").read_text()) for name in ("both", "none"))
+    assert "agreement" not in both["metrics"] and "both has no labels: no agreement." in both["warnings"]
+    assert not any("agreement" in warning for warning in none["warnings"])
+
+
 @pytest.mark.parametrize("arguments, words", [
     (["--judge", "digits"], ["digits guided these samples", "give another --judge"]),
     (["--metrics", "FIDs"], ["there is no metric 'FIDs'; there are: FID"]),

@@ -60,6 +60,13 @@ def test_it_sees_the_clean_image_at_t_0() -> None:
     np.testing.assert_array_equal(found.seen, logits.argmax(dim=1).numpy())
 
 
+def test_images_without_a_label_are_left_out() -> None:
+    images, labels, judge = noise(30), np.arange(30) % 4 - 1, tiny_classifier().eval()
+    found, whole = judged(of(images, labels, NAMES), judge, CPU), judged(of(images, np.zeros(30, np.int64), NAMES), judge, CPU)
+    np.testing.assert_array_equal(found.asked, labels[labels >= 0])
+    np.testing.assert_array_equal(found.seen, whole.seen[labels >= 0])
+
+
 def test_the_bundled_judge_knows_real_digits(real: Pictures) -> None:
     assert judged(real, load_classifier("digits-judge"), CPU).agreement >= 0.98
 

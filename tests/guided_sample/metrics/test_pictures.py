@@ -82,9 +82,11 @@ def test_other_images_labels_or_order_have_another_digest() -> None:
     assert pictures_at(Path("folder")).digest != first
 
 
-def test_labels_that_are_not_of_all_images_are_none() -> None:
+def test_images_without_a_label_have_minus_one_and_none_where_no_image_has_one() -> None:
     assert pictures_at(archive(arr_0=IMAGES)).labels is None
-    assert pictures_at(archive(arr_0=IMAGES, arr_1=np.where(LABELS == 3, -1, LABELS))).labels is None
+    assert pictures_at(archive(arr_0=IMAGES, arr_1=np.full_like(LABELS, -1))).labels is None
+    found = pictures_at(archive(arr_0=IMAGES, arr_1=np.where(LABELS == 3, -7, LABELS)))
+    np.testing.assert_array_equal(found.labels, np.where(LABELS == 3, -1, LABELS))
 
 
 @pytest.mark.parametrize("arrays, words", [
@@ -238,6 +240,12 @@ def test_names_of_models_that_have_moved_are_those_of_the_samples(denoiser_folde
 def test_samples_without_classes_have_no_labels(denoiser_folder: Path) -> None:
     found = pictures_at(sample(denoiser_folder, "--class", "none"))
     assert (found.labels, found.class_names) == (None, ())
+
+
+def test_names_of_a_run_with_wishes(denoiser_folder: Path) -> None:
+    found = pictures_at(sample(denoiser_folder, "--class", "apple=1,plum=-0.5", "--class", "apple=1,pear=1"))
+    assert found.class_names == ("apple", "pear", "plum")
+    np.testing.assert_array_equal(found.labels, [0, -1] * 3)
 
 
 def test_an_unfinished_run_is_told_how_to_finish(denoiser_folder: Path) -> None:

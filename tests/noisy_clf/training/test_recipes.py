@@ -54,7 +54,8 @@ def test_the_command_typed_exactly_so_is_the_64_px_recipe(monkeypatch: pytest.Mo
 
     def train(task: Task, data: Dataset, config: TrainingConfig, folder: Path, execution: Execution) -> None:
         assert config == TrainingConfig(**IMAGENET[64].training) and folder == Path("runs/imagenet64-classifier")
-        assert task.multiple == 1 and task.T == 1000 and task.options == {"label_smoothing": 0.0, "mixup": 0.0}
+        assert task.multiple == 1 and task.T == 1000
+        assert task.options == {"label_smoothing": 0.0, "mixup": 0.0, "entropy_weight": 0.0}
         assert NoiseSchedule.from_config(task.model_config["schedule"]).same_as(NoiseSchedule.named("cosine"))
         assert task.model_config["class_names"][207] == "golden retriever"
         shapes = ((name, tensor.shape) for name, tensor in task.network.state_dict().items())

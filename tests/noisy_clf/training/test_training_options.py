@@ -17,12 +17,14 @@ from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 
 from noisy_clf.classifier import NoisyClassifier
+from noisy_clf.cli.train import train_noisy_clf
 from noisy_clf.datasets.images import Dataset, to_x_0
 from noisy_clf.training.draws import Draws
 from noisy_clf.errors import UserError
+from noisy_clf.loaders import load_classifier
 from noisy_clf.networks.layers import Dropout
 from noisy_clf.training.metrics_log import tensorboard_writer
-from noisy_clf.training.classifier_task import classifier_task
+from noisy_clf.training.classifier_task import classifier_task, lost_entropy
 from noisy_clf.schedule import NoiseSchedule
 from noisy_clf.training.loop import METRICS, train
 from noisy_clf.training.config import ClassifierLoss, TrainingConfig
@@ -30,7 +32,8 @@ from noisy_clf.training.execution import Execution
 from noisy_clf.training.task import Task
 from noisy_clf.training.run import Run
 from noisy_clf.training.states import states
-from tests.noisy_clf.conftest import first_of, tiny_network
+from tests.commands import invoke
+from tests.noisy_clf.conftest import TINY_FLAGS, first_of, tiny_network
 from tests.reference import with_drawn_weights
 
 CONFIG = TrainingConfig(iterations=6, batch_size=8, lr=1e-3, ema=0.5, seed=3, validate_every=3, save_every=2)
@@ -211,6 +214,41 @@ def test_mixup_mixes_two_neighbours_and_their_losses(few_digits: Dataset) -> Non
         assert_close(loss[i], -kept[i] * log_p[y[i]] - (1 - kept[i]) * log_p[y[j]])
 
 
+@pytest.mark.parametrize("others", [{}, {"label_smoothing": 0.1}, {"mixup": 0.7}], ids=str)
+def test_entropy_that_is_lost_is_added_to_any_loss(few_digits: Dataset, others: dict[str, float]) -> None:
+    plain, x_0, y, network = loss_of(few_digits, ClassifierLoss(**others))
+    weighed, *_ = loss_of(few_digits, ClassifierLoss(**others, entropy_weight=0.3))
+    seen: list[Tensor] = []
+    network.register_forward_hook(lambda network, inputs, logits: seen.append(logits))
+    made, t = task(few_digits, ClassifierLoss(**others), dropout=0.0), torch.full((8,), 30)
+    made.loss(network, x_0, y, t, Draws(0, range(8), torch.device("cpu")))
+    p = seen[0].double().softmax(dim=1)
+    assert_close(weighed - plain, 0.3 * (math.log(10) + (p * p.log()).sum(dim=1)).float(), rtol=1e-4, atol=1e-6)
+
+
+def test_entropy_is_lost_by_what_is_sure_and_none_by_what_knows_nothing() -> None:
+    lost = lost_entropy(torch.tensor([[3.0, 3.0, 3.0], [0.0, 500.0, 0.0]]))
+    assert_close(lost, torch.tensor([0.0, math.log(3)]))
+
+
+def test_a_classifier_trained_for_entropy_is_less_sure(few_digits: Dataset, tmp_path: Path) -> None:
+    config = replace(CONFIG, iterations=40, validate_every=40, save_every=40, lr=3e-3)
+    images, _ = few_digits.train.batch(torch.arange(30))
+    lost = []
+    for weight in (0.0, 3.0):
+        folder = tmp_path / str(weight)
+        trained(few_digits, folder, config, loss=ClassifierLoss(entropy_weight=weight))
+        lost.append(lost_entropy(load_classifier(folder / "last")(to_x_0(images), torch.zeros(30).long())).mean())
+    assert 0 < lost[1] < lost[0] / 3
+
+
+def test_the_flag_of_entropy_reaches_the_run(tmp_path: Path) -> None:
+    flags = [*TINY_FLAGS, "--iterations=1", "--entropy-weight=0.3", "--mixup=0.2", f"--out={tmp_path / 'run'}"]
+    assert invoke(train_noisy_clf, *flags).exit_code == 0
+    recorded = json.loads((tmp_path / "run/last/config.json").read_text())["training"]
+    assert (recorded["entropy_weight"], recorded["mixup"], recorded["label_smoothing"]) == (0.3, 0.2, 0)
+
+
 def test_mixup_of_a_batch_that_has_no_pairs_is_refused(few_digits: Dataset, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="batch-size 7 cannot be shared by 1 processes in groups of 2"):
         trained(few_digits, tmp_path, replace(CONFIG, batch_size=7), loss=ClassifierLoss(mixup=0.2))
@@ -219,7 +257,8 @@ def test_mixup_of_a_batch_that_has_no_pairs_is_refused(few_digits: Dataset, tmp_
 @pytest.mark.parametrize("changes, sentence", [
     ({"label_smoothing": 1.0}, "label-smoothing must be at least 0 and below 1"),
     ({"label_smoothing": math.nan}, "label-smoothing"),
-    ({"mixup": -1.0}, "mixup must be 0 or more"), ({"mixup": math.inf}, "mixup must be")])
+    ({"mixup": -1.0}, "mixup must be 0 or more"), ({"mixup": math.inf}, "mixup must be"),
+    ({"entropy_weight": -0.1}, "entropy-weight must be 0 or more, not -0.1"), ({"entropy_weight": math.nan}, "entropy-weight")])
 def test_losses_without_sense_are_refused(changes: dict[str, float], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         ClassifierLoss(**changes)
@@ -228,6 +267,8 @@ def test_losses_without_sense_are_refused(changes: dict[str, float], sentence: s
 def test_the_losss_options_are_part_of_what_a_run_is(few_digits: Dataset, plain: Path) -> None:
     with pytest.raises(UserError, match="training.label_smoothing 0.0 there, 0.1 now"):
         train(task(few_digits, ClassifierLoss(label_smoothing=0.1)), few_digits, CONFIG, plain)
+    with pytest.raises(UserError, match="training.entropy_weight 0.0 there, 0.1 now"):
+        train(task(few_digits, ClassifierLoss(entropy_weight=0.1)), few_digits, CONFIG, plain)
 
 
 def test_tensorboard_gets_what_metrics_jsonl_gets(few_digits: Dataset, tmp_path: Path) -> None:

@@ -1,0 +1,160 @@
+"""From a request and its loaded models to what a sampler sees: which wrapper goes around which is the algorithm's order."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guided_sample.contrast import Projection, beyond_one, classifier_free, contrast
+from guided_sample.denoiser import Denoiser
+from guided_sample.guides import GuideSpec
+from guided_sample.guides.classifier import Classifier, log_prob
+from guided_sample.guides.scales import Amount, every, held, scheduled, within
+from guided_sample.guides.through import ascended, draws, pushed, tfg
+from guided_sample.model import Guide, Look, Model, clip, labelled, steered, steered_at_mean, thresholded
+from guided_sample.request import Request
+from guided_sample.samplers import SAMPLERS
+from guided_sample.steps import Step
+from guided_sample.targets import Targets
+from noisy_clf.class_names import class_index
+from noisy_clf.noise import Noise
+
+RATE, ENOUGH = 0.01, -1e-5  # of Adam, and the log p at which it stops: universal guidance's
+PUSH = 0.5  # of a measurement for which nothing else is said: DPS's scales are 0.3 to 0.5
+
+
+@dataclass(frozen=True)
+class LoadedGuide:
+    """A guide as it is asked for, and its log-density for what a batch shall show.
+
+    classifier      whose log p samples.jsonl tells, where it is one
+    digest, config  what it depends on, as a manifest keeps them
+    """
+
+    spec: GuideSpec
+    density: Callable[[Targets, Sequence[Step]], Callable[[Look], Tensor]]
+    classifier: Classifier | None = None
+    digest: str = ""
+    config: Mapping[str, Any] | None = None
+
+    def log_prob(self, x_0: Tensor, targets: Targets) -> list[float]:
+        """log p(y | x_0) of finished samples, to 4 digits."""
+        assert self.classifier is not None
+        t = torch.zeros(len(x_0), dtype=torch.int64, device=x_0.device)
+        y = asked_of(self.classifier, self.spec, targets)
+        return [round(value, 4) for value in log_prob(self.classifier, x_0, t, y).tolist()]
+
+    @property
+    def sees_x0(self) -> bool:
+        return self.spec.settings.get("see") == "x0"
+
+    @property
+    def looks_through(self) -> bool:
+        """Whether it sees x0_hat as the denoiser has it, before that is clipped. (universal guidance)"""
+        return self.spec.settings.get("see") == "through" and not self.spec.moves
+
+
+def asked_of(classifier: Classifier, spec: GuideSpec, targets: Targets) -> Tensor:
+    """The classes [B], or their weights [B,K], that the classifier is to see: the guide's own, or the samples'. UserError where
+    it knows other classes."""
+    if "class" not in spec.settings:
+        return targets.of(classifier.class_names)
+    own = class_index(spec.settings["class"], classifier.class_names)
+    return torch.full((len(targets.indices),), own, device=targets.device)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All that a request's model is made of: `weak` for autoguidance, the classifier first among the guides.
+
+    plain  no contrast, whatever the request says: a second stage
+    """
+
+    denoiser: Denoiser
+    weak: Denoiser | None
+    guides: tuple[LoadedGuide, ...]
+    steps: list[Step]
+    plain: bool = False
+
+
+def compose(request: Request, parts: Parts, targets: Targets, smoothing: Noise) -> Model:
+    """Contrast, guides that look through the raw x0_hat, clipping, guides, and at last those that move x0_hat.
+
+    smoothing  each sample's noise for TFG's Monte-Carlo smoothing of x0_hat
+    """
+    guides = [(loaded, guide_of(loaded, parts.steps, targets)) for loaded in parts.guides]
+    model = unguided(request, parts, targets)
+    model = steered(model, *(guide for loaded, guide in guides if loaded.looks_through))
+    if request.threshold == "static":
+        model = thresholded(model, clip)
+    model = (steered if request.grad_at == "x_t" else steered_at_mean)(
+        model, *(guide for loaded, guide in guides if not loaded.looks_through and not loaded.spec.moves))
+    ancestral = SAMPLERS[request.sampler].has_mean
+    if request.threshold == "static" and not ancestral and any(loaded.sees_x0 for loaded in parts.guides):
+        model = thresholded(model, clip)  # eps takes a gradient at x0_hat as many times over as there is noise; EluCD is DDPM's
+    for loaded, guide in guides:
+        settings = loaded.spec.settings
+        if loaded.spec.moves:
+            model = moving(model, guide, settings, parts.steps, smoothing)
+        if "backward" in settings:
+            model = ascended(model, guide, settings["backward"], settings.get("rate", RATE), enough=ENOUGH)
+    return model
+
+
+def unguided(request: Request, parts: Parts, targets: Targets) -> Model:
+    """The denoiser told its classes, or its contrast with the null class or with a weak one."""
+    denoiser, weak, settings = parts.denoiser, parts.weak, request.contrasting
+    y = targets.y(denoiser.K) if denoiser.class_names else None
+    how: dict[str, Any] = {"plus_plus": request.cfg_plus_plus, **contrast_options(settings)}
+    if parts.plain:
+        return labelled(denoiser, y)
+    if request.cfg is not None and y is not None:
+        return classifier_free(denoiser, y, excess(targets.amount(request.cfg), settings, parts.steps), **how)
+    model = labelled(denoiser, y)
+    if weak is not None:
+        other = labelled(weak, targets.y(weak.K) if weak.class_names else None)
+        return contrast(model, other, excess(targets.amount(request.weak_scale), settings, parts.steps), **how)
+    return model
+
+
+def excess(w: Any, settings: Mapping[str, Any], steps: Sequence[Step]) -> Amount:
+    """A contrast's w, which is 1 where nothing is contrasted: in the interval's stead, between the steps."""
+    beyond = paced(w - 1, settings, steps)
+    return beyond_one(beyond) if callable(beyond) else w
+
+
+def contrast_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    known = {"apg": "eta", "momentum": "momentum", "norm": "norm"}
+    given = {known[key]: settings[key] for key in known if key in settings}
+    return {"projected": Projection(**given) if given else None, "rescale": settings.get("rescale", 0.0)}
+
+
+def guide_of(loaded: LoadedGuide, steps: Sequence[Step], targets: Targets) -> Guide:
+    settings = loaded.spec.settings
+    density = loaded.density(targets, steps)
+    n, is_held = settings.get("every", (1, False))
+    if is_held:
+        density = held(n, steps, density)
+    scale = targets.amount(settings.get("scale", 1.0))
+    return Guide(density, scale if loaded.spec.moves else paced(scale, settings, steps), loaded.spec.title)
+
+
+def paced(scale: Amount, settings: Mapping[str, Any], steps: Sequence[Step]) -> Amount:
+    """The scale as its schedule has it, in its interval, at every n-th step, unless its gradient is held in between."""
+    n, is_held = settings.get("every", (1, False))
+    if "schedule" in settings:
+        scale = scheduled(settings["schedule"], steps, scale)
+    if n > 1 and not is_held:
+        scale = every(n, steps, scale)
+    return within(settings["interval"], scale) if "interval" in settings else scale
+
+
+def moving(model: Model, guide: Guide, settings: Mapping[str, Any], steps: Sequence[Step], smoothing: Noise) -> Model:
+    """By the guide's gradients: push (so far x_{t-1} moves, DPS) or rho (TFG) through the denoiser, mu at x0_hat."""
+    push = settings.get("push", 0.0 if {"rho", "mu"} & set(settings) else PUSH)
+    rho, mu = pushed(push) if push else settings.get("rho", 0.0), settings.get("mu", 0.0)
+    smooth = draws(settings["smooth"], settings.get("draws", 4), smoothing) if "smooth" in settings else None
+    return tfg(model, guide, paced(rho, settings, steps), paced(mu, settings, steps), settings.get("iterations", 1), smooth)

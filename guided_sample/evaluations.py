@@ -1,0 +1,56 @@
+"""How often each network is run for a sample, and how often it would be if intervals and steps between did not spare it."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from guided_sample.composition import excess, guide_of
+from guided_sample.model import at, is_everywhere
+from guided_sample.plan import Plan
+from guided_sample.steps import Step
+
+
+class Count(NamedTuple):
+    """Evaluations for a sample: those that are run, and those that are saved."""
+
+    run: int
+    saved: int = 0
+
+
+def evaluations(plan: Plan) -> dict[str, Count]:
+    """By network, as messages call it: "denoiser", "weak model", "the classifier", ... ."""
+    request, targets = plan.request, plan.targets([0])
+    chains, all_steps = plan.chains, sum(map(plan.passes, plan.steps))
+    if plan.enlarges:
+        return {"denoiser": Count(all_steps)}
+
+    def counted(awake: list[Step], each: int = 1) -> Count:
+        run = sum(map(plan.passes, awake))
+        return Count(run * each * chains, (all_steps - run) * each * chains)
+
+    found = {"denoiser": Count(all_steps * chains)}
+    contrast = request.cfg if request.cfg is not None else request.weak_scale
+    if contrast is not None and (plan.weak is not None or plan.labels.any):
+        w = excess(targets.amount(contrast), request.contrasting, plan.steps)
+        twice = counted([step for step in plan.steps if not is_everywhere(at(w, step), 1)])
+        if plan.weak is None:
+            found["denoiser"] = Count(found["denoiser"].run + twice.run, twice.saved)
+        else:
+            found["weak model"] = twice
+    for loaded in plan.guides:
+        settings, guide = loaded.spec.settings, guide_of(loaded, plan.steps, targets)
+        n, held = settings.get("every", (1, False))
+        due = plan.steps[::n] if held else plan.steps
+        if settings.get("scale", 1.0) != 0:
+            awake = [step for step in due if not guide.asleep_at(step)]
+            found[loaded.spec.title] = counted(awake, evaluations_each(settings, loaded.spec.moves))
+    return found
+
+
+def evaluations_each(settings: Mapping[str, Any], moves: bool) -> int:
+    """Of a guide, at a step at which it is run."""
+    if not moves:
+        return 1 + settings.get("backward", 0)
+    through = 0 if "mu" in settings and not {"push", "rho"} & set(settings) else 1
+    at_x0 = settings.get("iterations", 1) if settings.get("mu") else 0
+    return (through + at_x0) * (settings.get("draws", 4) if "smooth" in settings else 1)
