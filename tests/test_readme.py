@@ -67,6 +67,14 @@ def test_the_guides_and_the_request_it_shows_draw_images():
     assert result.exit_code == 0, result.output
 
 
+def test_the_request_of_wishes_and_the_experiment_of_kinds_it_shows_are_drawn():
+    Path("request.toml").write_text(next(block for block in blocks("toml") if "eight" in block), encoding="utf-8")
+    result = CliRunner().invoke(guided_sample, "--request request.toml --steps 4 --no-check --out out".split())
+    assert result.exit_code == 0, result.output
+    Path("kinds.toml").write_text(next(block for block in blocks("toml") if "[[kind]]" in block), encoding="utf-8")
+    assert [cell.kind for cell in read_experiment("kinds.toml").cells()[0]] == ["classifier"] * 3 + ["CFG"] * 3
+
+
 def test_the_experiment_it_shows_is_understood():
     Path("mine.toml").write_text(next(block for block in blocks("toml") if "[sweep]" in block), encoding="utf-8")
     assert read_experiment("mine.toml").sweep["seed"] == [0, 1, 2]
