@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guided_sample.advice import Advice, advice_of
+from guided_sample.guides import GuideSpec
 from guided_sample.released import MODELS
 from guided_sample.request import Request
 from noisy_clf import imagenet
@@ -63,6 +64,9 @@ def space_of(folder: ModelFolder) -> Space:
 
 def not_downloaded(request: Request) -> list[str]:
     """The files of released models that the request needs and the cache lacks."""
-    needed = ((request.model, "denoiser"), (request.classifier, "classifier"), (request.upsample, "denoiser"))
-    files = [RELEASED[kind][name].file for name, kind in needed if name in RELEASED[kind]]
+    others = [spec.source for spec in map(GuideSpec.parse, request.guide) if spec.kind == "classifier"]
+    needed: list[tuple[str | None, Kind]] = [
+        (request.model, "denoiser"), (request.weak, "denoiser"), (request.classifier, "classifier"),
+        *((other, "classifier") for other in others), (request.upsample, "denoiser")]
+    files = [RELEASED[kind][name].file for name, kind in needed if name and name in RELEASED[kind]]
     return [file for file in files if cached(file) is None]

@@ -25,8 +25,7 @@ WEAK_SCALE = 2.0
 NONE, ALL = ("none",), ("word:all",)  # what is asked for where nothing is
 
 
-def resolve(asked: Request, model: Card, card_of_classifier: Callable[[str], Card],
-            card_of_weak: Callable[[str], Card] = lambda name: card_of(name, "denoiser")) -> tuple[Request, Labels | None]:
+def resolve(asked: Request, model: Card, card_of_classifier: Callable[[str], Card]) -> tuple[Request, Labels | None]:
     """(the request with every default filled in that the cards tell, the classes it asks for where they tell them)."""
     classifier = asked.classifier
     if classifier is None and not by_itself(asked, bool(model.class_names)):
@@ -46,8 +45,12 @@ def resolve(asked: Request, model: Card, card_of_classifier: Callable[[str], Car
         raise UserError("settings of a classifier are given, and none is used; leave them out, or give --classifier.")
     if classifier is not None and card and card.space and model.space and asked.see == "x_t":
         model.space.refuse_other(card.space, "classifier")
+    for spec in map(GuideSpec.parse, asked.guide):
+        other = card_of(spec.source, "classifier").space if spec.kind == "classifier" else None
+        if other and model.space and spec.settings.get("see", "x_t") == "x_t":
+            model.space.refuse_other(other, f"classifier {spec.source}")
     if asked.weak is not None:
-        refuse_weak(asked, model, card_of_weak(asked.weak))
+        refuse_weak(asked, model, card_of(asked.weak, "denoiser"))
     wanted = asked.classes or (NONE if card is None and names == () else () if card is None and names is None else ALL)
     if word_of(wanted) == "none":
         labels = Labels()

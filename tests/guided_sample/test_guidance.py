@@ -274,6 +274,8 @@ def test_by_itself_a_contrast_leaves_the_default_classifier_out(tmp_path: Path):
     (["--model", "plain", "--class", "none", "--guide", "classifier:noisy"], ["told no class by --class none"]),
     (["--model", "plain", "--classifier", "noisy", "--guide", "classifier:noisy,mu=1"], ["moves x0_hat, and must see it"]),
     (["--model", "plain", "--classifier", "noisy", "--guide", "classifier:other"], ["classes"]),
+    (["--model", "plain", "--class", "none", "--guide", "classifier:nosuch,class=1"], ["there is no classifier 'nosuch'"]),
+    (["--model", "linear", "--class", "none", "--guide", "classifier:noisy,class=apple"], ["classifier noisy learned on"]),
     (["--model", "plain", "--class", "none", "--guide", "inpaint:nosuch.png,mask=mask.png"], ["there is no such file"]),
     (["--model", "plain", "--class", "none", "--guide", "inpaint:picture.png"], ["needs a mask"]),
     (["--model", "plain", "--class", "none", "--guide", "colour:#zz"], ["the colour '#zz'"]),
