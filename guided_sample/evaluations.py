@@ -2,9 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from guided_sample.composition import excess, guide_of
+from guided_sample.composition import excess, guide_of, paced
 from guided_sample.model import at, is_everywhere
 from guided_sample.plan import Plan
 from guided_sample.steps import Step
@@ -40,6 +41,8 @@ def evaluations(plan: Plan) -> dict[str, Count]:
     for loaded in plan.guides:
         settings, guide = loaded.spec.settings, guide_of(loaded, plan.steps, targets)
         n, held = settings.get("every", (1, False))
+        if loaded.spec.moves:  # by what is paced beside its scale
+            guide = replace(guide, scale=paced(1.0, settings, plan.steps))
         due = plan.steps[::n] if held else plan.steps
         if settings.get("scale", 1.0) != 0:
             awake = [step for step in due if not guide.asleep_at(step)]

@@ -28,8 +28,11 @@ def refuse_steering(asked: Request, model: Card, classifier: str | None, steps: 
     refuse_idle_settings(asked, classifier)
     if asked.backward is not None and asked.see != "through":
         raise UserError("--backward climbs x0_hat as the denoiser foresees it; give --see through with it, or leave it out.")
-    for spec in map(GuideSpec.parse, asked.guide):
+    for spec in (asked.own_guide, *map(GuideSpec.parse, asked.guide)):
         refuse_moves(spec)
+        if asked.grad_at == "mean" and spec.settings.get("see", "x_t") != "x_t":
+            raise UserError(f"--grad-at mean looks at x_t alone, and {spec.name} is to see {spec.settings['see']}; leave out "
+                            f"one of the two.")
     if asked.particles > 1:
         refuse_particles(asked, classifier)
     if steps is not None and model.space is not None:
@@ -88,7 +91,7 @@ def refuse_idle_settings(asked: Request, classifier: str | None) -> None:
 def refuse_moves(spec: GuideSpec) -> None:
     """UserError for a guide that moves x0_hat and does not see it, or by what it has not."""
     moving = spec.moves or "backward" in spec.settings
-    if moving and spec.kind == "classifier" and spec.settings.get("see") != "through":
+    if moving and spec.kind == "classifier" and spec.name != "the classifier" and spec.settings.get("see") != "through":
         raise UserError(f"the guide {spec.name} moves x0_hat, and must see it; write {spec.name},see=through,...")
     if moving and spec.settings.get("every", (1, False))[1]:
         raise UserError(f"the guide {spec.name} moves x0_hat, and no gradient of it can be held; leave out :held.")
@@ -111,7 +114,9 @@ def refuse_particles(asked: Request, classifier: str | None) -> None:
                         ("contrast momentum", "momentum" in asked.contrasting),
                         *((f"guide {spec.name}, which moves x0_hat", spec.moves) for spec in guides),
                         *((f"guide {spec.name}, adapted", "adapt" in spec.settings) for spec in guides),
-                        *((f"guide {spec.name}, which sees x0", spec.settings.get("see") == "x0") for spec in guides)):
+                        *((f"guide {spec.name}, which sees x0", spec.settings.get("see") == "x0") for spec in guides),
+                        *((f"guide {spec.name}, which sees through, before --threshold static",
+                           spec.settings.get("see") == "through" and asked.threshold == "static") for spec in guides)):
         if given:
             raise UserError(f"--particles draw from p(x) p(y|x)^scale by the density of guided steps, and those of --{flag} "
                             f"have no such one; leave out one of the two.")
