@@ -16,7 +16,7 @@ from guided_sample.guides import GuideSpec
 from guided_sample.labels import Labels, alone, refuse_two_meanings, word_of
 from guided_sample.request import Request
 from guided_sample.samplers import SAMPLERS
-from guided_sample.steering import by_itself, refuse_steering, refuse_weak, refuse_wishes
+from guided_sample.steering import by_itself, refuse_contrast, refuse_steering, refuse_weak, refuse_wishes
 from guided_sample.steps import kept_timesteps, nearest_steps, unreached_noise
 from noisy_clf.class_names import nameless
 from noisy_clf.errors import UserError
@@ -38,6 +38,7 @@ def resolve(asked: Request, model: Card, card_of_classifier: Callable[[str], Car
         refuse_two_meanings(str(asked.classes[0]), names or ())
         classifier = None
     refuse_idle(asked)
+    refuse_contrast(asked, model)
     if model.small_size is not None:
         raise UserError(f"{asked.model} is an upsampler, a second stage; give it as --upsample {asked.model}, after a --model "
                         f"of {model.small_size} pixels.")

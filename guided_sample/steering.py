@@ -24,7 +24,6 @@ def by_itself(asked: Request, class_conditional: bool) -> bool:
 
 def refuse_steering(asked: Request, model: Card, classifier: str | None, steps: Any) -> None:
     """UserError for what cannot be had of this model, or means nothing; `steps` are the kept ones, None where not known."""
-    refuse_contrast(asked, model)
     refuse_idle_settings(asked, classifier)
     if asked.backward is not None and asked.see != "through":
         raise UserError("--backward climbs x0_hat as the denoiser foresees it; give --see through with it, or leave it out.")
@@ -114,6 +113,7 @@ def refuse_particles(asked: Request, classifier: str | None) -> None:
                         ("contrast momentum", "momentum" in asked.contrasting),
                         *((f"guide {spec.name}, which moves x0_hat", spec.moves) for spec in guides),
                         *((f"guide {spec.name}, adapted", "adapt" in spec.settings) for spec in guides),
+                        *((f"guide {spec.name}, held", spec.settings.get("every", (1, False))[1]) for spec in guides),
                         *((f"guide {spec.name}, which sees x0", spec.settings.get("see") == "x0") for spec in guides),
                         *((f"guide {spec.name}, which sees through, before --threshold static",
                            spec.settings.get("see") == "through" and asked.threshold == "static") for spec in guides)):

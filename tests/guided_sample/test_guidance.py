@@ -269,6 +269,8 @@ def test_by_itself_a_contrast_leaves_the_default_classifier_out(tmp_path: Path):
     (["--model", "plain", "--classifier", "noisy", "--see", "through", "--grad-at", "mean"], ["looks at x_t alone"]),
     (["--model", "plain", "--classifier", "noisy", "--see", "through", "--particles", 2], ["which sees through"]),
     (["--model", "plain", "--classifier", "noisy", "--adapt", "entropy", "--particles", 2], ["the classifier, adapted"]),
+    (["--model", "plain", "--classifier", "noisy", "--scale-every", "2:held", "--particles", 2], ["the classifier, held"]),
+    (["--model", "plain", "--class", "pear", "--cfg", 2], ["--cfg needs a model that knows the null class"]),
     (["--model", "cond", "--cfg", 2, "--particles", 2], ["by what guides tell, and there are none"]),
     (["--model", "plain", "--classifier", "noisy", "--see", "y"], ["'y' is not one of"]),
     (["--model", "plain", "--classifier", "noisy", "--recur", "often"], ["a whole number is wanted, as in 2 or 10,interval"]),
