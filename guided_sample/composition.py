@@ -14,16 +14,15 @@ from guided_sample.guides import GuideSpec
 from guided_sample.guides.classifier import Classifier, log_prob
 from guided_sample.guides.scales import Amount, every, held, scheduled, within
 from guided_sample.guides.through import ascended, draws, pushed, tfg
-from guided_sample.model import Guide, Look, Model, clip, labelled, steered, steered_at_mean, thresholded
+from guided_sample.model import Guide, Look, Model, Prediction, clip, labelled, steered, steered_at_mean, thresholded
 from guided_sample.request import Request
 from guided_sample.samplers import SAMPLERS
 from guided_sample.steps import Step
 from guided_sample.targets import Targets
-from noisy_clf.class_names import class_index
+from noisy_clf.class_names import class_index, numbers_of
 from noisy_clf.noise import Noise
 
 RATE, ENOUGH = 0.01, -1e-5  # of Adam, and the log p at which it stops: universal guidance's
-PUSH = 0.5  # of a measurement for which nothing else is said: DPS's scales are 0.3 to 0.5
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,22 @@ class LoadedGuide:
         y = asked_of(self.classifier, self.spec, targets)
         return [round(value, 4) for value in log_prob(self.classifier, x_0, t, y).tolist()]
 
+    def log_prob_by_class(self, x_0: Tensor, targets: Targets) -> list[dict[str, float]]:
+        """The same of each class that a sample's wish has a weight for, by its number; nothing for one plain class."""
+        assert self.classifier is not None
+        if all(wish is None or wish.plain for wish in targets.wishes):
+            return [{}] * len(x_0)
+        t = torch.zeros(len(x_0), dtype=torch.int64, device=x_0.device)
+        there = numbers_of(targets.names, self.classifier.class_names) or []
+        rows = self.classifier(x_0, t).float().log_softmax(dim=1).tolist()
+        return [{} if wish is None or wish.plain else {str(k): round(row[there[k]], 4) for k, _ in wish.weights}
+                for wish, row in zip(targets.wishes, rows)]
+
+    def distance(self, x_0: Tensor, step: Step, targets: Targets) -> list[float]:
+        """Of finished samples from what is measured, ||y - A(x_0)||, to 4 digits."""
+        look = Look(lambda *_: Prediction(x_0, 0.0), x_0, step)
+        return [round(-value, 4) for value in self.density(targets, [step])(look).tolist()]
+
     @property
     def sees_x0(self) -> bool:
         return self.spec.settings.get("see") == "x0"
@@ -55,6 +70,18 @@ class LoadedGuide:
     def looks_through(self) -> bool:
         """Whether it sees x0_hat as the denoiser has it, before that is clipped. (universal guidance)"""
         return self.spec.settings.get("see") == "through" and not self.spec.moves
+
+
+def titles(guides: Sequence[LoadedGuide]) -> list[str]:
+    """What manifests and samples.jsonl call them, no two alike."""
+    found: list[str] = []
+    for guide in guides:
+        own = guide.spec.settings.get("class")
+        name = guide.spec.title + (f",class={own}" if own else "")
+        while name in found:
+            name += "+"
+        found.append(name)
+    return found
 
 
 def asked_of(classifier: Classifier, spec: GuideSpec, targets: Targets) -> Tensor:
@@ -154,7 +181,6 @@ def paced(scale: Amount, settings: Mapping[str, Any], steps: Sequence[Step]) -> 
 
 def moving(model: Model, guide: Guide, settings: Mapping[str, Any], steps: Sequence[Step], smoothing: Noise) -> Model:
     """By the guide's gradients: push (so far x_{t-1} moves, DPS) or rho (TFG) through the denoiser, mu at x0_hat."""
-    push = settings.get("push", 0.0 if {"rho", "mu"} & set(settings) else PUSH)
-    rho, mu = pushed(push) if push else settings.get("rho", 0.0), settings.get("mu", 0.0)
+    rho, mu = pushed(settings["push"]) if "push" in settings else settings.get("rho", 0.0), settings.get("mu", 0.0)
     smooth = draws(settings["smooth"], settings.get("draws", 4), smoothing) if "smooth" in settings else None
     return tfg(model, guide, paced(rho, settings, steps), paced(mu, settings, steps), settings.get("iterations", 1), smooth)

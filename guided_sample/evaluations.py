@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from guided_sample.composition import excess, guide_of, paced
+import torch
+
+from guided_sample.composition import excess, guide_of, paced, titles
 from guided_sample.model import at, is_everywhere
 from guided_sample.plan import Plan
 from guided_sample.steps import Step
@@ -20,7 +22,10 @@ class Count(NamedTuple):
 
 def evaluations(plan: Plan) -> dict[str, Count]:
     """By network, as messages call it: "denoiser", "weak model", "the classifier", ... ."""
-    request, targets = plan.request, plan.targets([0])
+    request = plan.request
+    of_one = all(isinstance(one, float | None) for one in (request.scale, request.cfg, request.weak_scale))
+    samples = [0] if of_one else range(request.num_samples or 1)  # a network is run where any of them needs it
+    targets = plan.targets(samples, torch.device("cpu"))
     chains, all_steps = plan.chains, sum(map(plan.passes, plan.steps))
     if plan.enlarges:
         return {"denoiser": Count(all_steps)}
@@ -38,7 +43,7 @@ def evaluations(plan: Plan) -> dict[str, Count]:
             found["denoiser"] = Count(found["denoiser"].run + twice.run, twice.saved)
         else:
             found["weak model"] = twice
-    for loaded in plan.guides:
+    for name, loaded in zip(titles(plan.guides), plan.guides):
         settings, guide = loaded.spec.settings, guide_of(loaded, plan.steps, targets)
         n, held = settings.get("every", (1, False))
         if loaded.spec.moves:  # by what is paced beside its scale
@@ -46,7 +51,7 @@ def evaluations(plan: Plan) -> dict[str, Count]:
         due = plan.steps[::n] if held else plan.steps
         if settings.get("scale", 1.0) != 0:
             awake = [step for step in due if not guide.asleep_at(step)]
-            found[loaded.spec.title] = counted(awake, evaluations_each(settings, loaded.spec.moves))
+            found[name] = counted(awake, evaluations_each(settings, loaded.spec.moves))
     return found
 
 
@@ -54,6 +59,6 @@ def evaluations_each(settings: Mapping[str, Any], moves: bool) -> int:
     """Of a guide, at a step at which it is run."""
     if not moves:
         return 1 + settings.get("backward", 0)
-    through = 0 if "mu" in settings and not {"push", "rho"} & set(settings) else 1
+    through = int(settings.get("push", settings.get("rho", 0)) != 0)
     at_x0 = settings.get("iterations", 1) if settings.get("mu") else 0
     return (through + at_x0) * (settings.get("draws", 4) if "smooth" in settings else 1)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from guided_sample.cards import Card
 from guided_sample.denoiser import Denoiser
-from guided_sample.guides import GuideSpec
+from guided_sample.guides import OWN, GuideSpec
 from guided_sample.composition import LoadedGuide, asked_of
 from guided_sample.guides.classifier import Boost, Classifier, log_prob_of
 from guided_sample.guides.file import load_guide
@@ -33,7 +33,6 @@ from noisy_clf.checkpoints.settings import read_settings
 from noisy_clf.class_names import same_classes
 from noisy_clf.errors import UserError
 
-OWN = "the classifier"  # what messages call the one that --classifier names
 IN_MEMORY = "a module in memory"  # what a request calls a classifier without a name
 Loaded = TypeVar("Loaded")
 
@@ -83,8 +82,10 @@ class Models:
 
 def named(guides: Sequence[LoadedGuide]) -> Iterator[tuple[str, LoadedGuide]]:
     """As a manifest calls them: functions by file and name, other networks and pictures by their number, wherever they lie."""
-    for number, guide in enumerate(guides):
+    number = 0
+    for guide in guides:
         kind = guide.spec.kind
+        number += guide.spec.name != OWN
         name = guide.spec.title if kind == "function" else f"{kind}:{number}"
         yield "classifier" if guide.spec.name == OWN else name, guide
 
@@ -149,11 +150,14 @@ def classifying(spec: GuideSpec, found: GuidingClassifier, denoiser: Denoiser) -
     if "class" not in spec.settings and ours and not same_classes(ours, theirs):
         raise UserError(f"the classifier's {len(theirs)} classes ({theirs[0]}, ...) are not the denoiser's {len(ours)} "
                         f"({ours[0]}, ...).")
+    flag = "--see x0" if spec.name == OWN else f"{spec.title},see=x0"
     if see == "x0" and found.clean is False:
-        told.append(f"Warning: {spec.source} learned on noised images, and --see x0 shows it x0_hat, as if that were clean; "
-                    f"leave --see out.")
+        told.append(f"Warning: {spec.source} learned on noised images, and {flag} shows it x0_hat, as if that were clean; "
+                    f"leave that out.")
     if see == "x_t" and found.clean:
-        told.append(f"Warning: {spec.source} never saw noise, and is shown x_t; give --see x0.")
+        told.append(f"Warning: {spec.source} never saw noise, and is shown x_t; give {flag}.")
+    if "adapt" in spec.settings and len(theirs) < 2:
+        raise UserError(f"{spec.source} knows one class, of which the entropy tells nothing; leave out the adaptation.")
 
     def density(targets: Targets, steps: Sequence[Step]) -> Callable[[Look], Tensor]:
         y = asked_of(classifier, spec, targets)

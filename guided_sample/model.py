@@ -151,7 +151,8 @@ def thresholded(model: Model, how: Callable[[Tensor], Tensor]) -> Model:
         prediction = model(x_t, step)
         if prediction.gradient is not None:
             if torch.is_grad_enabled() and x_t.requires_grad:
-                raise UserError("a guide looks at an x0_hat that has guidance folded into it; give all to one steered(...).")
+                raise UserError("a guide looks at an x0_hat that has another's guidance in it; leave out one, or give "
+                                "--threshold none (in Python: give both to one steered(...)).")
             x0_hat, eps = guided(prediction, x_t, step)
             density = prediction.log_density
             if density is not None:

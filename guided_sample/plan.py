@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from guided_sample.beside import unguided
 from guided_sample.cards import Card
-from guided_sample.composition import LoadedGuide, Parts, compose
+from guided_sample.composition import LoadedGuide, Parts, compose, titles
 from guided_sample.denoiser import Denoiser
 from guided_sample.finite import Watch
-from guided_sample.guides import GuideSpec
+from guided_sample.guides import MEASUREMENTS, OWN, GuideSpec
 from guided_sample.guides.classifier import Classifier
 from guided_sample.labels import Labels, plain
 from guided_sample.loaders import load_model
-from guided_sample.loading import OWN, Shelf, card_of_loaded, load, named, without_names
+from guided_sample.loading import Shelf, card_of_loaded, load, named, without_names
 from guided_sample.model import Model
 from guided_sample.manifest import Manifest
 from guided_sample.particles import Twisted
@@ -128,8 +128,8 @@ class Plan:
         parts = Parts(denoiser, self.weak, self.guides, self.steps, plain=self.enlarges)
         return compose(self.request, parts, self.targets(indices), self.noise(indices, SMOOTHING))
 
-    def targets(self, indices: Sequence[int]) -> Targets:
-        return Targets(self.labels, self.request.seed, indices, self.device)
+    def targets(self, indices: Sequence[int], device: torch.device | None = None) -> Targets:
+        return Targets(self.labels, self.request.seed, indices, device or self.device)
 
     def noise(self, indices: Sequence[int], stream: tuple[int, ...], chains: int = 1) -> SampleNoise:
         return SampleNoise(self.request.seed, indices, self.denoiser.shape, self.device, stream, chains)
@@ -180,19 +180,22 @@ class Plan:
         return passes if within and not self.enlarges else 1
 
     def lines(self, indices: Sequence[int], x_0: Tensor) -> list[dict[str, Any]]:
-        """samples.jsonl's: what each sample was asked to show, and each classifier's log p(y | x_0)."""
+        """samples.jsonl's: what each sample was asked to show, classifiers' log p(y | x_0), measurements' distances."""
         targets = self.targets(indices)
         lines = [{"index": index, **told, "seed": self.request.seed, "log_prob": None}
                  for index, told in zip(indices, targets.lines())]
         with torch.no_grad():
-            for guide in self.guides:
-                if guide.classifier is None:
-                    continue
-                for line, log_prob in zip(lines, guide.log_prob(x_0, targets)):
-                    if guide.spec.name == OWN:
-                        line["log_prob"] = log_prob
-                    else:
-                        line.setdefault("log_probs", {})[guide.spec.name] = log_prob
+            for name, guide in zip(titles(self.guides), self.guides):
+                if guide.spec.name == OWN:
+                    told, by_class = guide.log_prob(x_0, targets), guide.log_prob_by_class(x_0, targets)
+                    for line, log_prob, several in zip(lines, told, by_class):
+                        line |= {"log_prob": log_prob} | ({"log_prob_by_class": several} if several else {})
+                elif guide.classifier is not None:
+                    for line, log_prob in zip(lines, guide.log_prob(x_0, targets)):
+                        line.setdefault("log_probs", {})[name] = log_prob
+                elif guide.spec.kind in MEASUREMENTS:
+                    for line, distance in zip(lines, guide.distance(x_0, self.steps[-1], targets)):
+                        line.setdefault("distances", {})[name] = distance
         return lines
 
     def labels_of(self, indices: Sequence[int]) -> list[int | dict[str, float] | None]:
@@ -250,6 +253,7 @@ class Plan:
         """What counts, in `identity`, for a setting of a network that a manifest lacks because it is newer than that."""
         configs: dict[str, Any] = {}
         for what, network in (("upsample" if self.request.upsample else "model", self.denoiser.network),
+                              ("weak", self.weak and self.weak.network), ("classifier", None),
                               *((name, getattr(guide.classifier, "network", None)) for name, guide in named(self.guides))):
             config = getattr(network, "config", None)
             configs[what] = DEFAULTS | ({"network": defaults_of(type(config))} if is_dataclass(config) else {})
@@ -262,13 +266,11 @@ class Plan:
         spec = values.pop("upsample_steps", None) or values.get("steps", "")
         with suppress(UserError):  # of a model with another T: what differs is the model
             values["steps"] = kept_timesteps(spec, self.denoiser.schedule.T)
-        guides = [{**asdict(spec), **({} if spec.kind == "colour" else {"source": None, "name": spec.name.split("/")[-1]})}
-                  for spec in map(GuideSpec.parse, request.guide)]
-        values |= {"class": plain(request.classes), "guide": guides}
+        values |= {"class": plain(request.classes), "guide": [GuideSpec.parse(text).told for text in request.guide]}
         return json.loads(json.dumps(values | {"digests": manifest.digests, "configs": manifest.configs}))
 
 
-NAMES = ("model", "model_config", "model_flags", "classifier", "classifier_config", "classifier_flags", "upsample",
+NAMES = ("model", "model_config", "model_flags", "weak", "classifier", "classifier_config", "classifier_flags", "upsample",
          "upsample_config", "num_samples")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from guided_sample.guides import COMMON, CONTRAST, KINDS, PACE, SEES, GuideSpec, read, settings_of, whole
+from guided_sample.guides import COMMON, CONTRAST, KINDS, PACE, SEES, OWN, GuideSpec, read, settings_of, whole
 from guided_sample.kinds import Amount, Plain, Steps, Text, Whole, Words
 from guided_sample.labels import spelled_out, word_of
 from guided_sample.manifest import Manifest
@@ -55,8 +55,8 @@ class Request:
                                        "sqrt(1/alpha_bar - 1): 0.2:3.", metavar="LOW:HIGH")
     scale_every: str | None = asked(None, Plain(), "The classifier is run at each N-th step alone; N:held: and its gradient is "
                                     "held in between.", metavar="N")
-    scale_schedule: Any = asked(None, Plain(), "How the scale goes along the steps, of mean 1: constant, linear, cosine, sine; "
-                                "or a table of factors, 0:1:2.", metavar="NAME")
+    scale_schedule: Any = asked(None, Plain(), "How the scale goes along the steps, of mean 1: constant, linear, cosine, sine, "
+                                "alpha, beta (TFG's); or a table of factors, 0:1:2.", metavar="NAME")
     adapt: str | None = asked(None, Plain(), "entropy: each sample's scale times log K / the entropy of p(y|x_t), to at most "
                               "20 times, or entropy:CAP. (ED-DPM)", metavar="entropy")
     see: str = asked("x_t", click.Choice(SEES), "What the classifier is shown: x_t; x0: x0_hat as a constant, for classifiers "
@@ -64,10 +64,14 @@ class Request:
     backward: int | None = asked(None, Whole(min=1), "With --see through: so many steps of Adam, too, by which x0_hat climbs "
                                  "the classifier's log p. (universal guidance)")
     guide: tuple[str, ...] = asked((), Words(), "A guide beside the classifier or (--class none) instead of it: "
-                                   "FILE.py:FUNCTION, of your own; classifier:MODEL; inpaint:PICTURE,mask=FILE; "
-                                   "blur:PICTURE,sigma=2; downsample:PICTURE,factor=4; colour:#ff8800; and its settings: "
-                                   ",scale=20,interval=0.2:3. A function takes a look (look.x_t, look.t, look.x0_hat) and "
-                                   "returns a log-density for each sample.", multiple=True, metavar="GUIDE")
+                                   "FILE.py:FUNCTION, of your own, which takes a look (look.x_t, look.t, look.x0_hat) and "
+                                   "returns a log-density for each sample; classifier:MODEL[,class=CLASS,see=x0,...]; or a "
+                                   "measurement: inpaint:PICTURE,mask=FILE (white is kept, black drawn), blur:PICTURE,sigma=2, "
+                                   "downsample:PICTURE,factor=4, colour:#ff8800. Then any of interval=, every=, schedule=, and "
+                                   "how it acts: scale=20, on the score; push=0.5, so far x_(t-1) moves (DPS; what "
+                                   "measurements do, for which a scale is easily too strong); mu=1, at x0_hat (MPGD); rho=, "
+                                   "mu=, iterations=, smooth=, draws= (TFG); with see=through backward=, rate=.",
+                                   multiple=True, metavar="GUIDE")
     cfg: Any = asked(None, Amount(), "Classifier-free guidance, for models that know the null class: unconditional + W "
                      "(conditional - unconditional), so that 1 is the conditional model; Ho & Salimans' w is this W - 1. "
                      "Without a classifier, unless --classifier or --scale is given.", metavar="W")
@@ -131,7 +135,7 @@ class Request:
                 settings[key] = read(key, value, COMMON | KINDS["classifier"], f"--{name.replace('_', '-')}")
         if self.scale is not None:
             settings["scale"] = self.scale
-        return GuideSpec("classifier", self.classifier or "", "the classifier", settings)
+        return GuideSpec("classifier", self.classifier or "", OWN, settings)
 
     @property
     def contrasting(self) -> dict[str, Any]:
@@ -224,7 +228,9 @@ def with_flags(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     forgotten: set[str] = set()
     if "class" in given:
         if word_of(given["class"]) == "none":
-            forgotten |= {"scale", "classifier", "classifier_config", "classifier_flags", "cfg", *OF_CLASSIFIER}
+            forgotten |= {"scale", "classifier", "classifier_config", "classifier_flags", "cfg", "cfg_plus_plus"}
+            forgotten |= set(OF_CLASSIFIER)
+            forgotten |= set() if values.get("weak") or given.get("weak") else {"contrast"}
         elif word_of(values.get("class")) == "none":
             forgotten.add("scale")  # 0, for want of a class
     sampler = SAMPLERS.get(given.get("sampler", ""))

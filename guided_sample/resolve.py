@@ -74,6 +74,7 @@ def resolve(asked: Request, model: Card, card_of_classifier: Callable[[str], Car
             raise UserError(f"{asked.model} has no upsampler of its own; name one: --upsample imagenet64-256.")
     found = replace(
         asked, classifier=classifier, scale=scale_of(asked, model, classifier, wanted), steps=steps, upsample=upsample,
+        guide=tuple(GuideSpec.parse(text).spelled_out(text) for text in asked.guide),
         weak_scale=WEAK_SCALE if asked.weak is not None and asked.weak_scale is None else asked.weak_scale,
         classes=wanted if labels is None else labels.asked(wanted, names),
         num_samples=asked.num_samples or (None if labels is None else default_number(labels)))

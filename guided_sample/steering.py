@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from guided_sample.cards import Card
-from guided_sample.guides import GuideSpec
+from guided_sample.guides import MEASUREMENTS, OWN, PACE, GuideSpec
 from guided_sample.labels import Labels, word_of
 from guided_sample.request import OF_CLASSIFIER, Request
 from guided_sample.samplers import SAMPLERS
@@ -19,7 +19,7 @@ from noisy_clf.errors import UserError
 def by_itself(asked: Request, class_conditional: bool) -> bool:
     """Whether a contrast guides, and the model's own classifier is left out."""
     contrasted = asked.cfg is not None or asked.weak is not None and class_conditional
-    return contrasted and asked.classifier is None and asked.scale is None
+    return contrasted and asked.classifier is None and not asked.scale  # 0 in a manifest, where none was asked for
 
 
 def refuse_steering(asked: Request, model: Card, classifier: str | None, steps: Any) -> None:
@@ -27,20 +27,20 @@ def refuse_steering(asked: Request, model: Card, classifier: str | None, steps: 
     refuse_idle_settings(asked, classifier)
     if asked.backward is not None and asked.see != "through":
         raise UserError("--backward climbs x0_hat as the denoiser foresees it; give --see through with it, or leave it out.")
-    for spec in (asked.own_guide, *map(GuideSpec.parse, asked.guide)):
+    guides = [*([asked.own_guide] if classifier is not None else []), *map(GuideSpec.parse, asked.guide)]
+    for spec in guides:
         refuse_moves(spec)
-        if asked.grad_at == "mean" and spec.settings.get("see", "x_t") != "x_t":
-            raise UserError(f"--grad-at mean looks at x_t alone, and {spec.name} is to see {spec.settings['see']}; leave out "
-                            f"one of the two.")
+    refuse_mean(asked, guides)
+    refuse_folded(asked, guides)
     if asked.particles > 1:
-        refuse_particles(asked, classifier)
+        refuse_particles(asked, guides)
     if steps is not None and model.space is not None:
         alpha_bar = model.space.schedule.alpha_bar[kept_timesteps(steps, model.space.schedule.T)]
         sigmas = [math.sqrt(1 / one - 1) for one in alpha_bar]
-        for what, (low, high) in intervals(asked):
-            if not any(low < sigma <= high for sigma in sigmas):
-                raise UserError(f"{what} {low:g}:{high:g} contains no step; the steps' sigmas go from {max(sigmas):.3g} down "
-                                f"to {min(sigmas):.3g}.")
+        for what, (low, high), n in intervals(asked):
+            if not any(low < sigma <= high for sigma in sigmas[::-1][::n]):
+                which = f"{what} {low:g}:{high:g} contains no step" + f" of those that are run, each {n}th" * (n > 1)
+                raise UserError(f"{which}; the steps' sigmas go from {max(sigmas):.3g} down to {min(sigmas):.3g}.")
 
 
 def refuse_contrast(asked: Request, model: Card) -> None:
@@ -60,7 +60,7 @@ def refuse_contrast(asked: Request, model: Card) -> None:
         raise UserError("--contrast is given and there is none; give --cfg or --weak with it, or leave it out.")
     if asked.cfg_plus_plus and not all(0 <= one <= 1 for one in numbers_in(asked.cfg)):
         raise UserError(f"--cfg-plus-plus takes a --cfg from 0 to 1, not {asked.cfg}; 0.6 is usual.")
-    for given, what in (({"interval", "every"} & set(asked.contrasting), "an interval or steps between"),
+    for given, what in ((set(PACE) & set(asked.contrasting), "an interval, a schedule or steps between"),
                         (asked.grad_at == "mean", "--grad-at mean")):
         if asked.cfg_plus_plus and given:
             raise UserError(f"--cfg-plus-plus puts back another noise at every step, and goes without {what}; leave out one.")
@@ -88,50 +88,90 @@ def refuse_idle_settings(asked: Request, classifier: str | None) -> None:
 
 
 def refuse_moves(spec: GuideSpec) -> None:
-    """UserError for a guide that moves x0_hat and does not see it, or by what it has not."""
-    moving = spec.moves or "backward" in spec.settings
-    if moving and spec.kind == "classifier" and spec.name != "the classifier" and spec.settings.get("see") != "through":
-        raise UserError(f"the guide {spec.name} moves x0_hat, and must see it; write {spec.name},see=through,...")
+    """UserError for a guide that moves x0_hat and does not see it, or by what it has not; and for settings without effect."""
+    given, moving = set(spec.settings), spec.moves or "backward" in spec.settings
+    if moving and spec.kind == "classifier" and spec.name != OWN and spec.settings.get("see") != "through":
+        raise UserError(f"the guide {spec.title} moves x0_hat, and must see it; write {spec.title},see=through,...")
     if moving and spec.settings.get("every", (1, False))[1]:
-        raise UserError(f"the guide {spec.name} moves x0_hat, and no gradient of it can be held; leave out :held.")
+        raise UserError(f"the guide {spec.title} moves x0_hat, and no gradient of it can be held; leave out :held.")
+    if {"push", "rho"} <= given:
+        raise UserError(f"the guide {spec.title} has push and rho, which are one thing in two units; leave out one of them.")
+    for key, needed in (("iterations", ("mu",)), ("smooth", ("push", "rho", "mu")), ("draws", ("smooth",)),
+                        ("rate", ("backward",))):
+        if key in given and not given & set(needed):
+            raise UserError(f"the guide {spec.title} has {key}, which does nothing without {' or '.join(needed)}; give that, "
+                            f"or leave it out.")
 
 
-def refuse_particles(asked: Request, classifier: str | None) -> None:
-    sampler = SAMPLERS[asked.sampler]
-    if not sampler.has_mean:
+def refuse_mean(asked: Request, guides: list[GuideSpec]) -> None:
+    """UserError where the gradient at the mean is asked for, and is not, or cannot be, taken there."""
+    if asked.grad_at != "mean":
+        return
+    for spec in guides:
+        if spec.settings.get("see", "x_t") != "x_t":
+            raise UserError(f"--grad-at mean looks at x_t alone, and {spec.title} is to see {spec.settings['see']}; leave out "
+                            f"one of the two.")
+    if (asked.guide or asked.cfg is not None or asked.weak is not None) and all(spec.moves for spec in guides):
+        raise UserError("--grad-at mean is for guides that add to the score, and there are none; leave it out.")
+
+
+def refuse_folded(asked: Request, guides: list[GuideSpec]) -> None:
+    """UserError where one guide would look through an x0_hat that is clipped with another's guidance in it."""
+    def folds(spec: GuideSpec) -> bool:
+        see = spec.settings.get("see")
+        return not spec.moves and (see == "through" or see == "x0" and not SAMPLERS[asked.sampler].has_mean)
+
+    def looks_through(spec: GuideSpec) -> bool:
+        return bool({"push", "rho"} & set(spec.settings)) or spec.kind in MEASUREMENTS and not spec.moves
+
+    for one in filter(folds, guides if asked.threshold == "static" else []):
+        for other in filter(looks_through, guides):
+            raise UserError(f"{one.title}, by see={one.settings['see']}, is in the x0_hat that is clipped, through which "
+                            f"{other.title} would look; leave out one of them, or give --threshold none.")
+
+
+def refuse_particles(asked: Request, guides: list[GuideSpec]) -> None:
+    if not SAMPLERS[asked.sampler].has_mean:
         raise UserError(f"--particles weigh chains by the variance of a step, and {asked.sampler} is sampled without one; give "
                         f"--sampler ddpm.")
-    guides = [*([asked.own_guide] if classifier is not None else []), *map(GuideSpec.parse, asked.guide)]
     if not guides:
-        raise UserError("--particles weigh by what guides tell, and there are none; give --classifier or --guide, or leave it "
-                        "out.")
+        raise UserError("--particles weigh by what guides tell, and there are none (a contrast tells nothing); give "
+                        "--classifier or --guide, or leave it out.")
     if len(guides) > 1 and any({"interval", "every"} & set(spec.settings) for spec in guides):
         raise UserError("--particles weigh by the sum of the guides, which has no gaps; leave out their intervals and steps "
                         "between, or all guides but one.")
-    for flag, given in (("grad-at mean", asked.grad_at == "mean"), ("cfg-plus-plus", asked.cfg_plus_plus),
-                        ("recur", asked.recurring[0] > 1), ("backward", asked.backward is not None),
-                        ("contrast momentum", "momentum" in asked.contrasting),
-                        *((f"guide {spec.name}, which moves x0_hat", spec.moves) for spec in guides),
-                        *((f"guide {spec.name}, adapted", "adapt" in spec.settings) for spec in guides),
-                        *((f"guide {spec.name}, held", spec.settings.get("every", (1, False))[1]) for spec in guides),
-                        *((f"guide {spec.name}, which sees x0", spec.settings.get("see") == "x0") for spec in guides),
-                        *((f"guide {spec.name}, which sees through, before --threshold static",
-                           spec.settings.get("see") == "through" and asked.threshold == "static") for spec in guides)):
+    found = [("--grad-at mean", asked.grad_at == "mean"), ("--cfg-plus-plus", asked.cfg_plus_plus),
+             ("--recur", asked.recurring[0] > 1), ("momentum in --contrast", "momentum" in asked.contrasting)]
+    for spec in guides:
+        see = spec.settings.get("see")
+        found += [(as_written(spec, key), key in spec.settings) for key in ("backward", "adapt", "push", "rho", "mu")]
+        found += [(as_written(spec, "schedule"), spec.settings.get("schedule", "constant") != "constant"),
+                  (as_written(spec, "every") + ":held", spec.settings.get("every", (1, False))[1]),
+                  (as_written(spec, "see") + f" {see}", see == "x0" or see == "through" and asked.threshold == "static")]
+    for what, given in found:
         if given:
-            raise UserError(f"--particles draw from p(x) p(y|x)^scale by the density of guided steps, and those of --{flag} "
-                            f"have no such one; leave out one of the two.")
+            raise UserError(f"--particles draw from p(x) p(y|x)^scale, and steps guided with {what} have no density to weigh "
+                            f"for that; leave out one of the two.")
 
 
-def intervals(asked: Request) -> Iterator[tuple[str, tuple[float, float]]]:
-    """All that a request gives, and what calls them."""
+def as_written(spec: GuideSpec, key: str) -> str:
+    """What somebody has given a guide its setting by: a flag, or a key."""
+    if spec.name != OWN:
+        return f"{spec.title},{key}"
+    return "--" + next((name for name, of in OF_CLASSIFIER.items() if of == key), key).replace("_", "-")
+
+
+def intervals(asked: Request) -> Iterator[tuple[str, tuple[float, float], int]]:
+    """(what calls it, the interval, of each how many steps it takes one) of all that a request gives."""
     found: list[tuple[str, Mapping[str, Any]]] = [
         ("--scale-interval", asked.own_guide.settings), ("the contrast's interval", asked.contrasting)]
-    found += [(f"the interval of {spec.name}", spec.settings) for spec in map(GuideSpec.parse, asked.guide)]
+    found += [(f"the interval of {spec.title}", spec.settings) for spec in map(GuideSpec.parse, asked.guide)]
     for what, settings in found:
+        n, held = settings.get("every", (1, False))
         if "interval" in settings:
-            yield what, settings["interval"]
+            yield what, settings["interval"], 1 if held else n
     if recurring := asked.recurring[1]:
-        yield "the interval of --recur", recurring
+        yield "the interval of --recur", recurring, 1
 
 
 def numbers_in(amount: Any) -> list[float]:
@@ -144,8 +184,14 @@ def numbers_in(amount: Any) -> list[float]:
 def refuse_wishes(asked: Request, labels: Labels, model: Card) -> None:
     """UserError for weights that nobody reads, wishes that a class-conditional model cannot be told, scales of others."""
     classifiers = [spec for spec in map(GuideSpec.parse, asked.guide) if spec.kind == "classifier"]
-    if labels.has_weights and asked.classifier is None and not classifiers:
-        raise UserError("weights of classes are for a classifier, and none is used; leave them out, or give --classifier.")
+    own = [asked.own_guide] if asked.classifier is not None else []
+    readers = own + [spec for spec in classifiers if "class" not in spec.settings]
+    if labels.has_weights and not readers:
+        raise UserError("weights of classes are for a classifier, and none is used (a contrast is told one class); leave them "
+                        "out, or give --classifier.")
+    if labels.has_weights and any("adapt" in spec.settings for spec in readers):
+        raise UserError("the entropy of p(y|x_t) falls as one class is reached, and weights ask for several; leave out the "
+                        "weights, or --adapt.")
     if model.class_names and not model.null_class and any(wish.label is None for wish in labels.wishes):
         raise UserError(f"{asked.model} is class-conditional and must be told one class of each sample; give one of them "
                         f"more weight than the others.")
@@ -162,6 +208,8 @@ def refuse_amount(value: Any, key: str, labels: Labels, num_samples: int) -> Non
     if isinstance(value, tuple) and len(value) != num_samples:
         raise UserError(f"{key} is a list of {len(value)} for {num_samples} samples; give one for each, or one for all.")
     if isinstance(value, Mapping):
+        if not labels.any:
+            raise UserError(f"{key} is a table of classes, and --class none asks for none; give one number.")
         there = {class_index(name, labels.names) for name in value}
         asked = {wish.label for wish in labels.wishes}
         if None in asked or asked - there:

@@ -140,19 +140,22 @@ def default_out(asked: Request, full: Request, again: bool) -> Path:
     again, go beside."""
     classes = "+".join(map(str, plain(asked.classes or (full.classes if word_of(full.classes) == "none" else ("all",)))))
     steps = full.steps if isinstance(full.steps, str) else f"{len(full.steps or ())}steps"
-    guides = [GuideSpec.parse(guide).name for guide in full.guide]
-    words = [Path(full.model).name, "class", classes, *guides, *steering(full), full.sampler, steps, "seed", str(full.seed),
-             *["again"] * again]
+    usual = (None, card_of(asked.model, "denoiser").advice.classifier)
+    by = [] if asked.classifier in usual else ["by", Path(str(asked.classifier)).name]
+    guides = [GuideSpec.parse(guide).told for guide in full.guide]
+    words = [Path(full.model).name, "class", classes, *by, *guides, *steering(full), full.sampler, steps, "seed",
+             str(full.seed), *["again"] * again]
     return Path("samples") / "-".join("".join(c if c.isalnum() or c in ".+=" else "_" for c in word[:50]) for word in words)
 
 
 def steering(full: Request) -> Iterator[str]:
     """How it is steered, where that is not as usual; the scale always."""
-    for name in ("scale", "cfg", "weak_scale", *OF_CLASSIFIER, "cfg_plus_plus", "contrast", "recur", "particles"):
+    for name in ("scale", "cfg", "weak", "weak_scale", *OF_CLASSIFIER, "cfg_plus_plus", "contrast", "recur", "particles"):
         value = getattr(full, name)
         if value != Request.__dataclass_fields__[name].default:
             amounts = numbers_in(value) if isinstance(value, float | tuple | Mapping) else []
-            yield from (name, "+".join(f"{one:g}" for one in amounts) or str(value))
+            told = Path(value).name if name == "weak" else str(value)
+            yield from (name, "+".join(f"{one:g}" for one in amounts) or told)
 
 
 if __name__ == "__main__":

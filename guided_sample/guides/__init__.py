@@ -12,14 +12,15 @@ from noisy_clf.errors import UserError
 
 SEES = ("x_t", "x0", "through")  # what a classifier is shown: the noised image, x0_hat, x0_hat through the denoiser
 SCHEDULES = ("constant", "linear", "cosine", "sine", "alpha", "beta")  # guides/scales.py says what they are
+OWN = "the classifier"  # what messages call the one that --classifier names
 CAP = 20.0  # of entropy's adaptation: ED-DPM's has none, and grows without bound as the entropy falls
 Parse = Callable[[Any], Any]
 
 
-def number(value: Any, least: float = -math.inf) -> float:
-    """ValueError where it is no finite number from `least` on, as for all that follow."""
+def number(value: Any, least: float = -math.inf, most: float = math.inf) -> float:
+    """ValueError where it is no finite number from `least` to `most`, as for all that follow."""
     found = float(value)
-    if not (math.isfinite(found) and found >= least):
+    if not (math.isfinite(found) and least <= found <= most):
         raise ValueError
     return found
 
@@ -58,7 +59,10 @@ def schedule(value: Any) -> str | tuple[float, ...]:
     """One of SCHEDULES, or a table of factors from the first step to the last, "0:1:2" or a list."""
     if value in SCHEDULES:
         return value
-    return tuple(map(number, value.split(":") if isinstance(value, str) else value))
+    table = tuple(map(number, value.split(":") if isinstance(value, str) else value))
+    if not any(table):
+        raise ValueError
+    return table
 
 
 def adapt(value: Any) -> float:
@@ -82,7 +86,7 @@ def one_of(*words: str) -> Parse:
 PACE: dict[str, tuple[Parse, str]] = {  # when a scale holds: what a key's value is read by, and an example
     "interval": (interval, "two numbers of sigma, the lower first, as in 0.2:3,"),
     "every": (every, "a whole number of steps, as in 2 or 2:held,"),
-    "schedule": (schedule, f"{', '.join(SCHEDULES)} or a table, as in 0:1:2,")}
+    "schedule": (schedule, f"{', '.join(SCHEDULES)} or a table of which not all is 0, as in 0:1:2,")}
 MOVES: dict[str, tuple[Parse, str]] = {  # how else than by its score a guide acts: guides/through.py
     "push": (number, "a number"), "rho": (number, "a number"), "mu": (number, "a number"),
     "iterations": (whole, "a whole number"), "smooth": (positive, "a positive number"), "draws": (whole, "a whole number"),
@@ -94,9 +98,11 @@ KINDS: dict[str, dict[str, tuple[Parse, str]]] = {  # and the settings that each
     "inpaint": {"mask": (str, "a file")}, "blur": {"sigma": (positive, "a positive number"), "given": (flag, "true or false")},
     "downsample": {"factor": (whole, "a whole number")}, "colour": {}}
 MEASUREMENTS = tuple(kind for kind in KINDS if kind != "classifier")
+NEEDED = {"inpaint": "mask", "blur": "sigma", "downsample": "factor"}  # settings that measurements cannot do without
+PUSH = {"inpaint": 0.5, "blur": 1.0, "downsample": 1.0, "colour": 1.0}  # where nothing else is said (DPS: 0.3 to 0.5)
 CONTRAST: dict[str, tuple[Parse, str]] = PACE | {  # --contrast: contrast.py
-    "apg": (number, "a number"), "momentum": (number, "a number"), "norm": (positive, "a positive number"),
-    "rescale": (lambda value: number(value, least=0), "a number from 0 on")}
+    "apg": (number, "a number"), "momentum": (lambda value: number(value, -0.999, 0.999), "a number between -1 and 1"),
+    "norm": (positive, "a positive number"), "rescale": (lambda value: number(value, 0, 1), "a number from 0 to 1")}
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,14 @@ class GuideSpec:
             raise UserError(f"the guide {text!r} cannot be read; write FILE.py:FUNCTION, classifier:MODEL or a measurement "
                             f"({', '.join(f'{kind}:...' for kind in MEASUREMENTS)}), then what you like of ,scale=20 and "
                             f",interval=0.2:3.")
-        return cls(kind, source, name, settings_of(options, COMMON | KINDS.get(kind, {}), f"the guide {text!r}"))
+        settings = settings_of(options, COMMON | KINDS.get(kind, {}), f"the guide {text!r}")
+        if kind in MEASUREMENTS and not {"scale", "push", "rho", "mu"} & set(settings):
+            settings["push"] = PUSH[kind]
+        return cls(kind, source, name, settings)
+
+    def spelled_out(self, text: str) -> str:
+        """The text that it was read from, with the setting that it left open."""
+        return f"{text},push={self.settings['push']:g}" if "push" in self.settings and ",push" not in text else text
 
     @property
     def title(self) -> str:
@@ -138,14 +151,34 @@ class GuideSpec:
     @property
     def moves(self) -> bool:
         """Whether it moves x0_hat, where others add to the score."""
-        return bool({"push", "rho", "mu"} & set(self.settings)) or self.kind in MEASUREMENTS and "scale" not in self.settings
+        return bool({"push", "rho", "mu"} & set(self.settings))
+
+    @property
+    def told(self) -> str:
+        """What images depend on beside its files' contents: wherever these lie."""
+        head = self.title if self.kind in ("function", "colour") else self.kind
+        settings = {key: value for key, value in self.settings.items() if key != "mask"}
+        return ",".join([head, *(f"{key}={plain(value)}" for key, value in sorted(settings.items()))])
 
     def refuse_missing(self) -> None:
-        for path in (self.source,) if self.kind not in ("classifier", "colour") else ():
+        refuse_needy(self.kind, self.source, self.settings)
+        files = (self.source, self.settings.get("mask")) if self.kind not in ("classifier", "colour") else ()
+        for path in filter(None, files):
             if not Path(path).is_file():
                 what = "of a Python file" if self.kind == "function" else "of a picture"
                 raise UserError(f"the guide {self.name} is to be found in {path}, and there is no such file; give the path "
                                 f"{what}.")
+
+
+def plain(value: Any) -> str:
+    return ":".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def refuse_needy(kind: str, source: str, settings: Mapping[str, Any]) -> None:
+    """UserError where a measurement lacks what it cannot do without."""
+    key = NEEDED.get(kind)
+    if key is not None and settings.get(key) is None:
+        raise UserError(f"the guide {kind}:{source} needs a {key}; write {kind}:{source},{key}=...")
 
 
 def settings_of(options: list[str], known: Mapping[str, tuple[Parse, str]], what: str) -> dict[str, Any]:
@@ -169,5 +202,5 @@ def read(key: str, value: Any, known: Mapping[str, tuple[Parse, str]], what: str
     try:
         return parse(value)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
-        where = "" if what.startswith("--") else f" as {key}"
+        where = "" if what.startswith("--") and what.removeprefix("--") not in ("contrast", "recur") else f" as {key}"
         raise UserError(f"{what} has {value!r}{where} where {wanted} must stand.") from error

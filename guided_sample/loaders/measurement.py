@@ -9,14 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from guided_sample.guides import NEEDED, refuse_needy
 from guided_sample.guides.measurements import blur, colour, downsample, inpaint
 from guided_sample.model import Look
 from noisy_clf.datasets.image_files import Refused, decoded, printable, why
 from noisy_clf.datasets.images import as_array, to_x_0
 from noisy_clf.datasets.preprocessing import centre_crop
 from noisy_clf.errors import UserError
-
-SETTINGS = {"inpaint": "mask", "blur": "sigma", "downsample": "factor"}  # that each cannot do without
 
 
 def load_measurement(kind: str, source: str, settings: Mapping[str, Any], shape: tuple[int, int, int],
@@ -30,9 +29,8 @@ def load_measurement(kind: str, source: str, settings: Mapping[str, Any], shape:
     C, size, _ = shape
     if kind == "colour":
         return colour(colour_from(source, C).to(device))
-    if settings.get(SETTINGS[kind]) is None:
-        raise UserError(f"the guide {kind}:{source} needs a {SETTINGS[kind]}; write {kind}:{source},{SETTINGS[kind]}=...")
-    value, picture = settings[SETTINGS[kind]], picture_in(source)
+    refuse_needy(kind, source, settings)
+    value, picture = settings[NEEDED[kind]], picture_in(source)
     if kind == "inpaint":
         mask = picture_in(value)
         if mask.size != picture.size:
@@ -41,7 +39,7 @@ def load_measurement(kind: str, source: str, settings: Mapping[str, Any], shape:
         known = x_0_from(centre_crop(mask, size), 1) > 0
         return inpaint(x_0_from(centre_crop(picture, size), C).to(device), known.to(device))
     if kind == "blur":
-        return blur(x_0_from(centre_crop(picture, size), C).to(device), value)
+        return blur(x_0_from(centre_crop(picture, size), C).to(device), value, settings.get("given", False))
     small = value > 0 and picture.size == (size / value, size / value)
     return downsample(x_0_from(picture if small else centre_crop(picture, size), C).to(device), value, given=small)
 
@@ -66,6 +64,8 @@ def colour_from(text: str, C: int) -> Tensor:
             else [float(number) for number in text.split(":")]
     except ValueError:
         found = []
+    if C == 1 and len(set(found)) == 1:
+        found = found[:1]  # a grey
     if len(found) != C or not all(-1 <= number <= 1 for number in found):
         raise UserError(f"the colour {text!r} is none of samples of {C} channel{'s' * (C > 1)}; write "
                         f"{'#ff8800, or ' if C == 3 else ''}a number from -1 to 1 for each, as in {':'.join(['0.2'] * C)}.")

@@ -10,6 +10,7 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from guided_sample.experiments import STRENGTHS
+from guided_sample.guides import MEASUREMENTS
 from guided_sample.manifest import ABOUT, MANIFEST, Manifest
 from guided_sample.metrics.words import best, is_distance, rank
 from guided_sample.report.checks import EVALUATION_KINDS, LARGEST, MANIFEST_KINDS, checked, finite, is_number
@@ -118,8 +119,10 @@ class Run:
     def network_calls(self) -> float:
         """For an image, as counted; or the denoisers', and where a classifier guides, as many of that (forward and
         backward)."""
-        if evaluations := self.counted("evaluations"):
-            return sum(evaluations.values())
+        networks = {name: count for name, count in self.counted("evaluations").items()
+                    if not name.startswith(tuple(f"{kind}:" for kind in MEASUREMENTS))}
+        if networks and "upsample" not in self.manifest.digests:  # of the second stage alone
+            return sum(networks.values())
         request = self.manifest.request
         guided = self.strength() != 0 and bool(request.get("classifier")) + len(request.get("guide") or [])
         enlarging = self.stage("upsample_steps", "upsample") if "upsample" in self.manifest.digests else 0

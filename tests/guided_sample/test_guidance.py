@@ -31,7 +31,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("family")
     cond = with_drawn_weights(UNet(replace(UNET, num_classes=4)))
     steps: dict[str, Any] = {"sampling": {"steps": {"ddpm": "5", "ddim": "ddim5"}}}
-    stored(unet_denoiser(cond, SCHEDULE, "learned_range", class_names=NAMES, null_class=True), folder / "cond", **steps)
+    advice = {"sampling": {"classifier": str(folder / "noisy"), **steps["sampling"]}}
+    stored(unet_denoiser(cond, SCHEDULE, "learned_range", class_names=NAMES, null_class=True), folder / "cond", **advice)
     stored(tiny_denoiser(), folder / "plain", **steps)
     weak = tiny_denoiser()
     for parameter in weak.network.parameters():
@@ -136,6 +137,30 @@ def test_flags_a_request_file_and_python_are_one(kind: str):
         assert np.array_equal(archive["arr_0"], drawn)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_goes_on_by_its_own_manifest(kind: str, models: Path):
+    """Into its own folder, though pictures and models lie elsewhere by then; the images are those of the first time."""
+    Path("request.json").write_text(json.dumps({
+        {"classes": "class"}.get(key, key): value for key, value in ({"num_samples": 4} | KINDS[kind]).items()}))
+    assert run("--request", "request.json", "--out", "out", "--no-check").exit_code == 0
+    whole = contents(Path("out"))
+    for index in (1, 2):
+        Path(f"out/{index:06d}.png").unlink()
+    again = run("--request", "out/manifest.json", "--out", "out", "--no-check")
+    assert again.exit_code == 0, again.output
+    assert contents(Path("out")) == whole
+    Path("moved").symlink_to(models)
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    request = {key: value if key != "guide" else [one.replace(":picture", ":moved/picture").replace("=mask", "=moved/mask")
+                                                  .replace(":noisy", ":moved/noisy") for one in value]
+               for key, value in manifest["request"].items()}
+    request |= {"weak": "moved/weak"} if "weak" in request else {}
+    Path("moved.json").write_text(json.dumps(request))
+    again = run("--request", "moved.json", "--out", "out", "--no-check")
+    assert again.exit_code == 0, again.output
+    assert contents(Path("out")) | {"manifest": []} == whole | {"manifest": []}  # which says where they lie
+
+
 def test_scales_for_each_class_and_sample_stand_in_a_request_file():
     for name, scale in (("class", {"apple": 1, "pear": 2, "plum": 3}), ("sample", [1, 2, 3])):
         Path(f"{name}.json").write_text(json.dumps({**GUIDED, "scale": scale, "num_samples": 3}))
@@ -164,11 +189,23 @@ def test_what_is_killed_and_shared_is_drawn_to_the_same_bytes(kind: str):
 
 def test_the_log_p_of_each_classifier_and_the_weights_of_a_wish_are_told():
     lines = plan_of(**KINDS["two classifiers"]).draw(range(3)).lines
-    assert all(set(line["log_probs"]) == {"classifier:other", "classifier:noisy"} for line in lines)
+    assert all(set(line["log_probs"]) == {"classifier:other,class=rough", "classifier:noisy"} for line in lines)
     assert [line["log_probs"]["classifier:noisy"] for line in lines] == [line["log_prob"] for line in lines]
     lines = plan_of(**KINDS["wishes"]).draw(range(2)).lines
     assert [(line["class"], line["wish"]) for line in lines] == [(0, {"0": 1.0, "2": 0.5}), (1, {"1": 1.0, "2": -0.5})]
     assert lines[0]["class_name"] == "apple=1,plum=0.5" and lines[0]["log_prob"] < 0
+    for line in lines:
+        assert line["log_prob"] == pytest.approx(sum(
+            weight * line["log_prob_by_class"][k] for k, weight in line["wish"].items()), abs=1e-3)
+    twins = {"guide": ("classifier:noisy,class=apple", "classifier:noisy,class=plum", "classifier:noisy,class=plum")}
+    plan = plan_of(**GUIDED | twins)
+    line, = plan.draw([0]).lines
+    assert list(line["log_probs"]) == [f"classifier:noisy,class={name}" for name in ("apple", "plum", "plum+")]
+    assert line["log_probs"]["classifier:noisy,class=apple"] != line["log_probs"]["classifier:noisy,class=plum"]
+    assert set(evaluations(plan)) == {"denoiser", "the classifier", *line["log_probs"]}
+    near, far = (plan_of(**KINDS["inpaint"] | {"guide": (f"inpaint:picture.png,mask=mask.png,push={push}",)}).draw([0]).lines[0]
+                 ["distances"]["inpaint:picture.png"] for push in (2, 0))
+    assert 0 < near < far
 
 
 def test_several_classifiers_are_one_sum_whatever_stands_first():
@@ -216,6 +253,25 @@ def test_evaluations_are_counted_as_they_are_made(kind: str, run_and_saved: dict
     assert told == {name: run for name, (run, _) in run_and_saved.items()} | ({"saved": saved} if saved else {})
 
 
+@pytest.mark.parametrize("guide, each", [
+    ("rho=0,mu=1,iterations=2", 2), ("rho=1,mu=0,iterations=2", 1), ("rho=0,mu=0", 0), ("push=0", 0),
+    ("push=1,smooth=0.1,draws=3", 3), ("mu=1,smooth=0.1,draws=3,iterations=2", 6)])
+def test_evaluations_of_guides_that_move_x0_hat_are_as_many_as_are_made(guide: str, each: int):
+    other = f"classifier:other,class=rough,see=through,{guide}"
+    plan = plan_of(**GUIDED | {"scale": 0.0, "classes": ("pear",), "guide": (other,)})
+    assert evaluations(plan)["classifier:other,class=rough"].run == 5 * each
+    seen: list[int] = []
+    network: Any = plan.guides[1].classifier
+    network.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    plan.draw([0])
+    assert sum(seen) == 5 * each + 1  # log p(y | x_0) of the line
+
+
+def test_a_network_is_run_where_any_sample_needs_it():
+    assert evaluations(plan_of(**GUIDED | {"scale": (0.0, 5.0, 0.0, 0.0)}))["the classifier"] == (5, 0)
+    assert evaluations(plan_of(model="cond", cfg=(1.0, 3.0, 1.0, 1.0)))["denoiser"] == (10, 0)
+
+
 def test_the_effective_size_of_particles_is_told_and_its_collapse_warned_of():
     result = run(*flags_of(GUIDED | {"scale": 200.0, "particles": 8}), "--num-samples", 3, "--out", "out", "--no-check")
     assert result.exit_code == 0 and "particles count" in result.stderr, result.output
@@ -261,23 +317,39 @@ def test_by_itself_a_contrast_leaves_the_default_classifier_out(tmp_path: Path):
     (["--model", "plain", "--classifier", "noisy", "--scale-interval", "3:1"], ["two numbers of sigma, the lower first"]),
     (["--model", "plain", "--classifier", "noisy", "--scale-interval", "nan:1"], ["two numbers of sigma"]),
     (["--model", "plain", "--classifier", "noisy", "--scale-every", 0], ["a whole number of steps"]),
-    (["--model", "plain", "--classifier", "noisy", "--scale-schedule", "0:nan"], ["a table, as in 0:1:2"]),
+    (["--model", "plain", "--classifier", "noisy", "--scale-schedule", "0:nan"], ["of which not all is 0"]),
     (["--model", "plain", "--classifier", "noisy", "--scale-schedule", "steep"], ["constant, linear, cosine, sine"]),
     (["--model", "plain", "--classifier", "noisy", "--adapt", "entropy:0.5"], ["a cap of at least 1"]),
     (["--model", "plain", "--class", "none", "--adapt", "entropy"], ["--adapt is for a classifier, and none is used"]),
     (["--model", "plain", "--classifier", "noisy", "--backward", 2], ["give --see through with it"]),
     (["--model", "plain", "--classifier", "noisy", "--see", "through", "--grad-at", "mean"], ["looks at x_t alone"]),
-    (["--model", "plain", "--classifier", "noisy", "--see", "through", "--particles", 2], ["which sees through"]),
-    (["--model", "plain", "--classifier", "noisy", "--adapt", "entropy", "--particles", 2], ["the classifier, adapted"]),
-    (["--model", "plain", "--classifier", "noisy", "--scale-every", "2:held", "--particles", 2], ["the classifier, held"]),
+    (["--model", "plain", "--classifier", "noisy", "--see", "through", "--particles", 2], ["with --see through"]),
+    (["--model", "plain", "--classifier", "noisy", "--adapt", "entropy", "--particles", 2], ["with --adapt have"]),
+    (["--model", "plain", "--classifier", "noisy", "--scale-every", "2:held", "--particles", 2], ["with --scale-every:held"]),
     (["--model", "plain", "--class", "pear", "--cfg", 2], ["--cfg needs a model that knows the null class"]),
     (["--model", "cond", "--cfg", 2, "--particles", 2], ["by what guides tell, and there are none"]),
+    (["--model", "plain", "--classifier", "noisy", "--scale-schedule", "sine", "--particles", 2], ["--scale-schedule have"]),
+    (["--model", "plain", "--class", "none", "--guide", "classifier:noisy,class=pear,see=through,scale=1,backward=2",
+      "--particles", 2], ["with classifier:noisy,backward have"]),
+    (["--model", "plain", "--classifier", "noisy", "--see", "through", "--guide", "inpaint:picture.png,mask=mask.png"],
+     ["through which inpaint:picture.png would look", "--threshold none"]),
+    (["--model", "plain", "--classifier", "noisy", "--guide", "classifier:noisy,iterations=3"], ["nothing without mu"]),
+    (["--model", "plain", "--classifier", "noisy", "--guide", "classifier:noisy,rate=3"], ["nothing without backward"]),
+    (["--model", "plain", "--class", "none", "--guide", "colour:0.5,push=1,rho=1"], ["one thing in two units"]),
+    (["--model", "cond", "--cfg", 2, "--contrast", "rescale=2"], ["as rescale where a number from 0 to 1"]),
+    (["--model", "cond", "--cfg", 2, "--contrast", "apg=0,momentum=1"], ["a number between -1 and 1"]),
+    (["--model", "cond", "--cfg", 0.5, "--cfg-plus-plus", "--contrast", "schedule=sine"], ["without an interval, a sched"]),
+    (["--model", "cond", "--cfg", 2, "--grad-at", "mean"], ["for guides that add to the score"]),
+    (["--model", "plain", "--classifier", "noisy", "--scale-schedule", "0:0"], ["of which not all is 0"]),
+    (["--model", "plain", "--classifier", "noisy", "--scale-interval", "0.2:1", "--scale-every", 5], ["each 5th"]),
+    (["--model", "plain", "--classifier", "noisy", "--class", "apple=1,pear=1", "--adapt", "entropy"], ["ask for several"]),
+    (["--model", "plain", "--class", "none", "--guide", "inpaint:picture.png,mask=nosuch.png"], ["there is no such file"]),
     (["--model", "plain", "--classifier", "noisy", "--see", "y"], ["'y' is not one of"]),
     (["--model", "plain", "--classifier", "noisy", "--recur", "often"], ["a whole number is wanted, as in 2 or 10,interval"]),
     (["--model", "plain", "--classifier", "noisy", "--particles", 2, "--sampler", "ddim"],
      ["by the variance of a step", "ddim is sampled without one; give --sampler ddpm"]),
-    (["--model", "plain", "--classifier", "noisy", "--particles", 2, "--recur", 2], ["those of --recur have"]),
-    (["--model", "plain", "--class", "none", "--particles", 2, "--guide", "colour:0.5"], ["moves x0_hat"]),
+    (["--model", "plain", "--classifier", "noisy", "--particles", 2, "--recur", 2], ["with --recur have"]),
+    (["--model", "plain", "--class", "none", "--particles", 2, "--guide", "colour:0.5"], ["with colour:0.5,push have"]),
     (["--model", "plain", "--classifier", "noisy", "--class", "apple=0,pear=0"], ["sum to 0"]),
     (["--model", "plain", "--classifier", "noisy", "--class", "apple=1,pear"], ["'pear' has no weight"]),
     (["--model", "cond", "--cfg", 2, "--class", "apple=1,pear=0.5"], ["weights of classes are for a classifier, and none"]),

@@ -287,7 +287,7 @@ def test_guidance_that_is_folded_in_is_watched_and_not_contrasted_nor_looked_thr
     folded = thresholded(steered(model, Guide(lambda look: look.x_t.sum(dim=(1, 2, 3)))), clip)
     with pytest.raises(UserError, match="contrast was given a model that is steered"):
         contrast(folded, model, 2.0)(x_t, step)
-    with pytest.raises(UserError, match="a guide looks at an x0_hat that has guidance folded into it"):
+    with pytest.raises(UserError, match="a guide looks at an x0_hat that has another's guidance in it"):
         steered(folded, Guide(lambda look: look.x0_hat.sum(dim=(1, 2, 3))))(x_t, step)
     assert steered(folded, Guide(lambda look: look.x_t.sum(dim=(1, 2, 3))))(x_t, step).gradient is not None
 

@@ -66,6 +66,18 @@ def test_a_manifests_images_go_beside_the_first_ones_and_the_same_command_goes_o
     assert "0/0" in run("--request", first / "manifest.json").output
 
 
+def test_what_differs_in_guidance_goes_into_another_folder(denoiser_folder: Path, classifier_folder: Path):
+    Path("mine.py").write_text("def darker(look):\n    return -look.x_t.mean(dim=(1, 2, 3))\n")
+    other = Path("other")
+    other.symlink_to(classifier_folder)
+    flags: list[list[object]] = [
+        [], ["--classifier", other], ["--guide", "mine.py:darker"], ["--guide", "mine.py:darker,scale=2"], ["--recur", 2],
+        ["--class", "apple=2,pear=1"], ["--class", "0,2,1,1"], ["--scale-interval", "0:1"], ["--particles", 2]]
+    for count, given in enumerate(flags, 1):
+        result = run("--model", denoiser_folder, "--num-samples", 1, "--steps", 2, "--no-check", *given)
+        assert result.exit_code == 0 and len(list(Path("samples").iterdir())) == count, result.output
+
+
 def test_flags_beside_a_file_override_single_fields(denoiser_folder: Path):
     Path("request.toml").write_text(toml({"model": str(denoiser_folder), **VALUES}))
     expected = drawn("--model", denoiser_folder, *FLAGS[:-1], "10", out="flags")
