@@ -14,7 +14,7 @@ from guided_sample.guides import GuideSpec
 from guided_sample.guides.classifier import Classifier, log_prob
 from guided_sample.guides.scales import Amount, every, held, scheduled, within
 from guided_sample.guides.through import ascended, draws, pushed, tfg
-from guided_sample.model import Guide, Look, Model, Prediction, clip, labelled, steered, steered_at_mean, thresholded
+from guided_sample.model import Guide, Look, Model, Prediction, clip, dynamic, labelled, steered, steered_at_mean, thresholded
 from guided_sample.request import Request
 from guided_sample.samplers import SAMPLERS
 from guided_sample.steps import Step
@@ -108,20 +108,22 @@ class Parts:
 
 
 def compose(request: Request, parts: Parts, targets: Targets, smoothing: Noise) -> Model:
-    """Contrast, guides that look through the raw x0_hat, clipping, guides, and at last those that move x0_hat.
+    """Contrast, guides that look through the raw x0_hat, threshold, guides, and at last those that move x0_hat. For samplers
+    with a memory the threshold comes after the guides: what they remember is guided, and in range. (DPM-Solver++ sec. 5)
 
     smoothing  each sample's noise for TFG's Monte-Carlo smoothing of x0_hat
     """
+    sampler, how = SAMPLERS[request.sampler], threshold_of(request)
+    sees_x0 = any(loaded.sees_x0 for loaded in parts.guides)
     guides = [(loaded, guide_of(loaded, parts.steps, targets)) for loaded in parts.guides]
     model = unguided(request, parts, targets)
     model = steered(model, *(guide for loaded, guide in guides if loaded.looks_through))
-    if request.threshold == "static":
-        model = thresholded(model, clip)
+    if how and (sees_x0 or not sampler.memory):
+        model = thresholded(model, how)
     model = (steered if request.grad_at == "x_t" else steered_at_mean)(
         model, *(guide for loaded, guide in guides if not loaded.looks_through and not loaded.spec.moves))
-    ancestral = SAMPLERS[request.sampler].has_mean
-    if request.threshold == "static" and not ancestral and any(loaded.sees_x0 for loaded in parts.guides):
-        model = thresholded(model, clip)  # eps takes a gradient at x0_hat as many times over as there is noise; EluCD is DDPM's
+    if how and (sampler.memory or sees_x0 and not sampler.has_mean):  # EluCD is DDPM's: eps takes a gradient at x0_hat as many
+        model = thresholded(model, how)                               # times over as there is noise
     for loaded, guide in guides:
         settings = loaded.spec.settings
         if loaded.spec.moves:
@@ -129,6 +131,11 @@ def compose(request: Request, parts: Parts, targets: Targets, smoothing: Noise) 
         if "backward" in settings:
             model = ascended(model, guide, settings["backward"], settings.get("rate", RATE), enough=ENOUGH)
     return model
+
+
+def threshold_of(request: Request) -> Callable[[Tensor], Tensor] | None:
+    name, _, quantile = request.threshold.partition(":")
+    return clip if name == "static" else dynamic(float(quantile)) if name == "dynamic" else None
 
 
 def unguided(request: Request, parts: Parts, targets: Targets) -> Model:

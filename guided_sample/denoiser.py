@@ -60,7 +60,8 @@ class Denoiser:
         """The network's own output, float32: (what it `predicts` [B,C,H,W], v or None)."""
         if y is None and self.null_class:
             y = torch.full_like(t, self.K)
-        output = self.network(x_t, t * (1000 / self.schedule.T) if self.rescaled_t else t, y).float()
+        output = self.network(x_t, t * (1000 / self.schedule.T) if self.rescaled_t else t, y)
+        output = output.to(torch.float32, copy=output.is_cuda)  # the next pass of a CUDA graph overwrites its output
         if not self.variance.startswith("learned"):
             return output, None
         output, v = output.split(self.channels, dim=1)

@@ -95,6 +95,26 @@ class Amount(Real):
         return super().convert(value, param, ctx)
 
 
+class Threshold(click.ParamType):
+    """static, none, or dynamic:QUANTILE, spelled out."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value in ("static", "none"):
+            return str(value)
+        name, colon, number = str(value).partition(":")
+        if name != "dynamic":
+            self.fail(f"{value!r} is no threshold; there are static, dynamic, dynamic:0.995 and none.", param, ctx)
+        try:
+            quantile = float(number) if colon else 0.995
+        except ValueError:
+            quantile = math.nan
+        if not 0 < quantile <= 1:
+            self.fail(f"{number!r} is no quantile; give a number above 0 and at most 1, as in dynamic:0.995.", param, ctx)
+        return f"dynamic:{quantile:g}"
+
+
 class Plain(click.ParamType):
     """Text, a number, or in a file a list of numbers: what the grammar of guides/__init__.py reads."""
 

@@ -43,7 +43,8 @@ Scale = Callable[[Step], float | Tensor]  # at a step: one number, or one for ea
 
 
 class Look:
-    """What a guide may look at: x_t [B,C,H,W] at t int64 [B], numbers of the step, and x0_hat as the model has it.
+    """What a guide may look at: x_t [B,C,H,W] at t int64 [B] (float32 where steps are at fractional t), numbers
+    of the step, and x0_hat as the model has it.
 
     The denoiser runs when x0_hat is first asked for, once a step, for the guides and the sampler together. Gradients run back
     through x0_hat to x_t, whatever the mode in which it is asked for; `estimate` is the same number without them, for which the
@@ -60,7 +61,8 @@ class Look:
     @cached_property
     def prediction(self) -> Prediction:
         with torch.set_grad_enabled(self._graph):
-            found = self._model(self.x_t, self.step)
+            x_t = self.x_t if self._graph else self.x_t.detach()  # as where no guide looks: networks are compiled once for both
+            found = self._model(x_t, self.step)
         self._versions.append((found.x0_hat, found.x0_hat._version))
         return found
 
@@ -166,6 +168,19 @@ def thresholded(model: Model, how: Callable[[Tensor], Tensor]) -> Model:
 def clip(x0_hat: Tensor) -> Tensor:
     """To the range of images, [-1,1]."""
     return x0_hat.clamp(-1, 1)
+
+
+def dynamic(quantile: float = 0.995) -> Callable[[Tensor], Tensor]:
+    """Each sample's x0_hat clipped to [-q,q] and divided by q, q being that quantile of its |x0_hat|, but at least 1.
+    (Imagen sec. 2.3)"""
+    def how(x0_hat: Tensor) -> Tensor:
+        size = x0_hat.abs().flatten(1)
+        below, between = divmod(quantile * (size.shape[1] - 1), 1)
+        largest = size.topk(size.shape[1] - int(below), dim=1).values  # a sort of all is slower, and torch.quantile has a limit
+        q = largest[:, -1].lerp(largest[:, -2 if between else -1], between)
+        q = q.clamp(min=1).view(-1, 1, 1, 1)
+        return x0_hat.clamp(-q, q) / q
+    return how
 
 
 def steered(model: Model, *guides: Guide) -> Model:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, is_dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from guided_sample.guides.classifier import Classifier
 from guided_sample.labels import Labels, plain
 from guided_sample.loaders import load_model
 from guided_sample.loading import Shelf, card_of_loaded, load, named, without_names
-from guided_sample.model import Model
+from guided_sample.model import Model, Prediction
 from guided_sample.manifest import Manifest
 from guided_sample.particles import Twisted
 from guided_sample.recurrence import recurrent
@@ -37,8 +37,10 @@ from noisy_clf.checkpoints.model_folder import DEFAULTS
 from noisy_clf.checkpoints.settings import read_settings
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.errors import UserError
-from noisy_clf.execution import dtype_of, exact_float32, pick_device, quicken
+from noisy_clf.execution import (
+    compile_network, dtype_of, exact_float32, pick_device, quicken, refuse_precision, refuse_uncompilable)
 from noisy_clf.files import defaults_of
+from noisy_clf.heap import keep_what_is_freed
 from noisy_clf.noise import SampleNoise, sample_uniform
 
 DRAWING: tuple[int, ...] = ()  # the noise's streams; (1,) is that of random labels
@@ -68,6 +70,7 @@ class Plan:
     stream      of the samples' noise
     settings_given  by somebody, for a denoiser in a bare file
     second      the plan that enlarges this one's samples, where that is asked for
+    compile     the networks through torch.compile, for batches of the size of the first one
     notes       what to tell before it is drawn, a sentence each
     """
 
@@ -83,11 +86,12 @@ class Plan:
     stream: tuple[int, ...] = DRAWING
     settings_given: bool = False
     second: Plan | None = None
+    compile: bool = False
     notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, request: Request, device: str | torch.device = "auto", classifier: Classifier | None = None,
-           shelf: Shelf | None = None) -> Plan:
+           shelf: Shelf | None = None, compile: bool = False) -> Plan:
         """UserError for all that cannot be done. What names alone tell is told before anything is downloaded or loaded.
 
         classifier  a module to guide with in place of the named one (guides/classifier.py says what it must offer), frozen here
@@ -95,18 +99,24 @@ class Plan:
         """
         shelf = shelf or Shelf()
         where = device if isinstance(device, torch.device) else pick_device(device)
+        refuse_precision(request.precision, where)
+        if compile:
+            refuse_uncompilable(where)
         named = request.classifier is not None or classifier is not None
         request, models = load(request, classifier, shelf)
         exact_float32()
         loaded, guiding = models.denoiser, models.classifier
+        if where.type == "cpu" and loaded.denoiser.image_size >= 128:
+            keep_what_is_freed()
         asked, labels = resolve(request, card_of_loaded(request.model, loaded),
                                 lambda name: Card(class_names=guiding.class_names if guiding else None))
         assert labels is not None and asked.steps is not None
         guides = tuple(replace(guide, spec=replace(asked.own_guide, source=guide.spec.source)) if guide.spec.name == OWN
                        else guide for guide in models.guides)  # by its scale, now known
+        chain = steps(asked.steps, loaded.denoiser.schedule, asked.fractional_t)
         plan = cls(replace(asked, upsample=None, upsample_config=None, upsample_steps=None), labels, loaded.denoiser,
-                   models.weak.denoiser if models.weak else None, guides, steps(asked.steps, loaded.denoiser.schedule), where,
-                   models.digests, models.configs, settings_given=loaded.settings_given)
+                   models.weak.denoiser if models.weak else None, guides, chain, where, models.digests, models.configs,
+                   settings_given=loaded.settings_given, compile=compile)
         for guide in plan.guides:
             guide.density(plan.targets([0]), plan.steps)  # refuses other classes
         if asked.upsample is not None:
@@ -126,7 +136,8 @@ class Plan:
         self.started
         denoiser = self.denoiser if small is None else enlarging(self.denoiser, small.to(self.device))
         parts = Parts(denoiser, self.weak, self.guides, self.steps, plain=self.enlarges)
-        return compose(self.request, parts, self.targets(indices), self.noise(indices, SMOOTHING))
+        model = compose(self.request, parts, self.targets(indices), self.noise(indices, SMOOTHING))
+        return marked(model) if self.compile else model
 
     def targets(self, indices: Sequence[int], device: torch.device | None = None) -> Targets:
         return Targets(self.labels, self.request.seed, indices, device or self.device)
@@ -146,7 +157,7 @@ class Plan:
         chains = [index for index in indices for _ in range(self.chains)]
         watch = Watch(chains, " and ".join(guide.spec.title for guide in self.guides))
         noise, sampler = self.noise(indices, self.stream, self.chains), self.sampler(indices)
-        with self.precision():
+        with self.precision(), self.eagerly(len(chains)):
             x_T = noise()
             for moment in sampler(watch.over(self.model(chains, small)), x_T, self.steps, noise, **self.request.knobs):
                 after_step()
@@ -156,7 +167,8 @@ class Plan:
             if lost:
                 raise UserError(f"sample {', '.join(str(indices[i]) for i in lost)} came out as NaN: the model is damaged, or "
                                 f"it diverged; try a smaller --scale, or --precision float32.")
-            lines = self.lines(indices, x_0)
+            with self.eager():  # once a batch, of classifiers alone: compiling that would not pay
+                lines = self.lines(indices, x_0)
             if isinstance(sampler, Twisted):
                 lines = [line | {"ess": round(ess, 3)} for line, ess in zip(lines, sampler.ess.tolist())]
             return Batch(x_0, to_pixels(x_0), lines)
@@ -216,9 +228,17 @@ class Plan:
             quicken(denoiser.network.to(self.device), precision, channels_last=size >= 64)
         for classifier in self.classifiers:
             classifier.to(self.device)
-            for network in (module.network for module in classifier.modules() if isinstance(module, NoisyClassifier)):
+            for network in self.within(classifier):
                 quicken(network, precision, channels_last=size >= 128)
+        if self.compile:
+            networks = [denoiser.network for denoiser in self.denoisers]
+            for network in sum(map(self.within, self.classifiers), networks):
+                compile_network(network, self.device)
         return True
+
+    def within(self, classifier: nn.Module) -> list[nn.Module]:
+        """The networks of which it is made."""
+        return [module.network for module in classifier.modules() if isinstance(module, NoisyClassifier)]
 
     @property
     def denoisers(self) -> list[Denoiser]:
@@ -233,6 +253,17 @@ class Plan:
     def classifiers(self) -> list[nn.Module]:
         found: list[Any] = [guide.classifier for guide in self.guides]
         return [network for network in found if isinstance(network, nn.Module)]
+
+    def eagerly(self, B: int) -> AbstractContextManager[Any]:
+        """For batches of another size than the first, the last one's say: compiling for it would take longer."""
+        return nullcontext() if self.__dict__.setdefault("compiled_for", B) == B else self.eager()
+
+    def eager(self) -> AbstractContextManager[Any]:
+        return torch.compiler.set_stance("force_eager") if self.compile else nullcontext()
+
+    def compile_anew(self) -> None:
+        """For batches of the next one's size."""
+        self.__dict__.pop("compiled_for", None)
 
     def leave(self) -> None:
         """Takes the networks off the device, until they are used again."""
@@ -265,9 +296,17 @@ class Plan:
         values = {key: value for key, value in request.to_dict().items() if key not in NAMES}
         spec = values.pop("upsample_steps", None) or values.get("steps", "")
         with suppress(UserError):  # of a model with another T: what differs is the model
-            values["steps"] = kept_timesteps(spec, self.denoiser.schedule.T)
+            values["steps"] = kept_timesteps(spec, self.denoiser.schedule, request.fractional_t)
         values |= {"class": plain(request.classes), "guide": [GuideSpec.parse(text).told for text in request.guide]}
         return json.loads(json.dumps(values | {"digests": manifest.digests, "configs": manifest.configs}))
+
+
+def marked(model: Model) -> Model:
+    """The model, of which CUDA graphs are told when a pass begins: then they may overwrite what the pass before has left."""
+    def marking(x_t: Tensor, step: Step) -> Prediction:
+        torch.compiler.cudagraph_mark_step_begin()
+        return model(x_t, step)
+    return marking
 
 
 NAMES = ("model", "model_config", "model_flags", "weak", "classifier", "classifier_config", "classifier_flags", "upsample",
@@ -282,10 +321,10 @@ def enlarger(asked: Request, first: Plan, spec: str | tuple[int, ...] | None, sh
                         lambda: load_model(name, read_settings(asked.upsample_config, None, "denoiser")))
     refuse_misfit(loaded.denoiser, first.denoiser, first.labels.names if first.labels.any else None)
     schedule = loaded.denoiser.schedule
-    spec = asked.upsample_steps or spec or loaded.advice.steps_for(asked.sampler, schedule.T)
+    spec = asked.upsample_steps or spec or loaded.advice.steps_for(asked.sampler, schedule)
     return replace(
         first, request=replace(asked, upsample_steps=spec), denoiser=loaded.denoiser, weak=None, guides=(),
-        steps=steps(spec, schedule), digests=first.digests | {"upsample": loaded.digest},
+        steps=steps(spec, schedule, asked.fractional_t), digests=first.digests | {"upsample": loaded.digest},
         configs=first.configs | {"upsample": without_names(loaded.config)}, stream=UPSAMPLING,
         settings_given=loaded.settings_given)
 

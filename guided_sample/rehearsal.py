@@ -2,18 +2,16 @@
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from guided_sample.evaluations import evaluations
 from guided_sample.loading import OWN
 from guided_sample.plan import Plan
 from guided_sample.run import usual_batch
+from guided_sample.step_time import step_seconds
 from noisy_clf.execution import device_name
-from noisy_clf.noise import SampleNoise
 
 AROUND, GRID = 4096, 1 << 20  # bytes: around a picture and its line, on disks that give whole blocks; of the grid and the rest
 
@@ -41,21 +39,3 @@ def told(plan: Plan, N: int) -> str:
              "gradient"}
     return ", ".join(f"{count.run * N} {words.get(name, f'of {name}')}" + f" ({count.saved * N} saved)" * (count.saved > 0)
                      for name, count in evaluations(plan).items())
-
-
-def step_seconds(plan: Plan, B: int) -> float:
-    """Of one step of a batch; the second of two."""
-    indices = [i for i in range(B) for _ in range(plan.chains)]
-    small = None
-    if plan.denoiser.small_size is not None:
-        small = torch.zeros(len(indices), plan.denoiser.channels, plan.denoiser.small_size, plan.denoiser.small_size)
-    x_t = SampleNoise(0, indices, plan.denoiser.shape, plan.device)()
-    model = plan.model(indices, small)
-    with plan.precision(), torch.no_grad():
-        for _ in range(2):
-            started = time.perf_counter()
-            model(x_t, plan.steps[len(plan.steps) // 2])
-            if plan.device.type == "cuda":
-                torch.cuda.synchronize(plan.device)
-            seconds = time.perf_counter() - started
-    return seconds

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from guided_sample.guides import COMMON, CONTRAST, KINDS, PACE, SEES, OWN, GuideSpec, read, settings_of, whole
-from guided_sample.kinds import Amount, Plain, Steps, Text, Whole, Words
+from guided_sample.kinds import Amount, Plain, Steps, Text, Threshold, Whole, Words
 from guided_sample.labels import spelled_out, word_of
 from guided_sample.manifest import Manifest
 from guided_sample.samplers import KNOBS, SAMPLERS
@@ -92,7 +92,11 @@ class Request:
     knobs: Mapping[str, Any] = field(default_factory=dict)
     grad_at: str = asked("x_t", click.Choice(["x_t", "mean"]), "Where DDPM's gradient is taken: as ADM's program does it, or "
                          "as its paper writes it.")
-    threshold: str = asked("static", click.Choice(["static", "none"]), "Clip x0_hat to [-1,1], or do not.")
+    fractional_t: bool = asked(False, click.BOOL, "Steps of a grid exactly where it has them, for networks that take t between "
+                               "whole numbers; else at the nearest whole t.", is_flag=True)
+    threshold: str = asked("static", Threshold(), "x0_hat is clipped to [-1,1] (static), or to each sample's own quantile of "
+                           "|x0_hat| and divided by that (dynamic, or dynamic:0.995), or neither (none); by solvers that "
+                           "remember steps with the guidance in it, by DDPM and DDIM before.", metavar="HOW")
     num_samples: int | None = asked(None, Whole(min=1), "[default: 16, or two of each of several classes]")
     upsample: str | None = asked(None, Text(), "Then enlarge the samples with the model's upsampler, or with this one, into "
                                  "OUT/upsampled.", is_flag=False, flag_value="", metavar="[MODEL]")
@@ -100,7 +104,7 @@ class Request:
     upsample_steps: str | tuple[int, ...] | None = asked(None, Steps(), "The upsampler's timesteps. [default: as --steps, or "
                                                          "the upsampler's own]", metavar="STEPS")
     seed: int = asked(0, Whole(min=0), "Of all noise, and of random classes.")
-    precision: str = asked("float32", click.Choice(["float32", "bf16"]), "Of the networks.")
+    precision: str = asked("float32", click.Choice(["float32", "bf16", "fp16"]), "Of the networks; fp16 on GPUs alone.")
     digests: Mapping[str, str] = field(default_factory=dict)  # SHA-256 that model, classifier, upsample, guides must have
 
     def __post_init__(self) -> None:

@@ -16,8 +16,8 @@ from guided_sample.guides import GuideSpec
 from guided_sample.labels import Labels, alone, refuse_two_meanings, word_of
 from guided_sample.request import Request
 from guided_sample.samplers import SAMPLERS
-from guided_sample.steering import by_itself, refuse_contrast, refuse_steering, refuse_weak, refuse_wishes
-from guided_sample.steps import kept_timesteps, nearest_steps, unreached_noise
+from guided_sample.steering import by_itself, refuse_contrast, refuse_order, refuse_steering, refuse_weak, refuse_wishes
+from guided_sample.steps import kept_timesteps, nearest_steps, unreached_noise, useless_noise
 from noisy_clf.class_names import nameless
 from noisy_clf.errors import UserError
 
@@ -63,9 +63,10 @@ def resolve(asked: Request, model: Card, card_of_classifier: Callable[[str], Car
     elif names is not None and wanted:
         labels = Labels.of(wanted, names)
     steps = asked.steps
-    if model.T is not None:
-        steps = model.advice.steps_for(asked.sampler, model.T) if steps is None else steps
-        kept_timesteps(steps, model.T)
+    if model.space is not None:
+        schedule = model.space.schedule
+        steps = model.advice.steps_for(asked.sampler, schedule) if steps is None else steps
+        refuse_order(asked, len(kept_timesteps(steps, schedule, asked.fractional_t)))
     refuse_steering(asked, model, classifier, steps)
     upsample = asked.upsample
     if upsample == "":
@@ -103,8 +104,8 @@ def resolve_names(asked: Request, class_names: tuple[str, ...] | None = None) ->
         if card.small_size and model.space and model.space.image_size != card.small_size:
             raise UserError(f"{named.upsample} enlarges images of {card.small_size} pixels, and {asked.model}'s have "
                             f"{model.space.image_size}; name another --upsample, or leave it out.")
-        if card.T is not None and named.upsample_steps is not None:
-            kept_timesteps(named.upsample_steps, card.T)
+        if card.space is not None and named.upsample_steps is not None:
+            kept_timesteps(named.upsample_steps, card.space.schedule, named.fractional_t)
     return named
 
 
@@ -121,11 +122,16 @@ def wants_classifier(asked: Request, model: Card) -> bool:
 def doubts(request: Request, model: Card) -> tuple[str, ...]:
     """What may be wrong with what is asked of the model of that card, a sentence each, though it can be done."""
     spec, flag = (request.upsample_steps, "--upsample-steps") if model.small_size else (request.steps, "--steps")
-    if spec is None or model.space is None or not (why := unreached_noise(spec, model.space.schedule)):
+    if spec is None or model.space is None:
+        return ()
+    sampler, schedule = SAMPLERS[request.sampler], model.space.schedule
+    why = unreached_noise(spec, schedule, request.fractional_t)
+    if why is None and sampler.like == "ddim" and not request.knobs.get("eta"):
+        why = useless_noise(spec, schedule, request.fractional_t)
+    if why is None:
         return ()
     told = spec if isinstance(spec, str) else f"of {len(spec)} timesteps"
-    usual = nearest_steps(SAMPLERS[request.sampler].steps, model.space.schedule.T)
-    return f"Warning: {flag} {told} {why}; try {flag} {usual}.",
+    return f"Warning: {flag} {told} {why}; try {flag} {nearest_steps(sampler.steps, schedule)}.",
 
 
 def scale_of(asked: Request, model: Card, classifier: str | None, wanted: tuple[Any, ...]) -> Any:

@@ -10,13 +10,16 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
+from guided_sample.behind import behind
 from guided_sample.evaluations import evaluations
 from guided_sample.folder import Columns, RunFolder
 from guided_sample.labels import Wish
 from guided_sample.particles import collapse
+from guided_sample.halving import Halving
 from guided_sample.plan import Plan, from_pixels
 from guided_sample.sanity import misconfigured
 from guided_sample.shares import Share
+from guided_sample.step_time import compiled
 from noisy_clf.errors import UserError, enough_memory
 from noisy_clf.execution import device_name
 
@@ -60,6 +63,8 @@ def run_stage(plan: Plan, out: Path, share: Share, block: int, size: int, tell: 
         lacking = {batch: found for batch in batches if (found := [index for index in batch if index in missing])}
         if check and lacking and share.talks:
             try_out(plan, tell)
+        if plan.compile and lacking:
+            tell(compiled(plan, len(next(iter(lacking)))))
         draw_lacking(plan, folder, share, lacking, size,
                      None if small is None else lambda batch: from_pixels(small.images(batch)), tell)
     return folder
@@ -83,7 +88,8 @@ def draw_lacking(plan: Plan, folder: RunFolder, share: Share, lacking: dict[rang
              rounding, and shall not depend on what was lost
     small    for a second stage: indices -> the images to enlarge [B,C,h,w] in [-1,1]
 
-    Ctrl-C, a kill or an error loses at most the batch at work.
+    Ctrl-C, a kill or an error loses at most the batch at work, and what is being written. A batch that does not fit is drawn in
+    halves, and so are those after it.
     """
     num_samples, steps, own = plan.request.num_samples, len(plan.steps), sum(map(len, lacking.values()))
     assert num_samples is not None
@@ -91,13 +97,15 @@ def draw_lacking(plan: Plan, folder: RunFolder, share: Share, lacking: dict[rang
     bar = tqdm(total=own * steps, unit_scale=1 / steps, unit=" images", desc="sampling", bar_format=BAR, dynamic_ncols=True,
                disable=not share.talks)  # counts steps, tells images
     try:
-        with bar, enough_memory(lambda: f"a batch of {size} does not fit into the memory of {plan.device}; try a smaller "
-                                        f"--batch-size: the {len(folder.lines)} finished images stay."):
+        with bar, enough_memory(lambda: f"not even one sample fits into the memory of {plan.device}; choose a smaller model, "
+                                        f"or end other programs: the {len(folder.lines)} finished images stay."), \
+                behind(folder.add) as store:
+            halving = Halving(plan, small, tell)
             for batch, wanted in lacking.items():
-                drawn = plan.draw_stage(batch, lambda: bar.update(len(wanted)), small and small(batch))
-                for line, pixels in zip(drawn.lines, drawn.images):
-                    if line["index"] in wanted:
-                        folder.add(pixels, line)
+                for drawn in halving.drawn(batch, wanted, bar):
+                    for line, pixels in zip(drawn.lines, drawn.images):
+                        if line["index"] in wanted:
+                            store(pixels, line)
     except KeyboardInterrupt:
         folder.look()
         raise UserError(f"stopped with {num_samples - len(folder.missing(num_samples))} of {num_samples} images finished in "
@@ -106,7 +114,8 @@ def draw_lacking(plan: Plan, folder: RunFolder, share: Share, lacking: dict[rang
     seconds = time.perf_counter() - started
     speed = {"images": own, "seconds": round(seconds, 2), "images_per_second": round(own / seconds, 2)}
     report = {"device": device_name(plan.device), "batch_size": size, "evaluations": told_evaluations(plan),
-              "last_run": speed | ({"share": str(share)} if share.count > 1 else {})}
+              "last_run": speed | ({"share": str(share)} if share.count > 1 else {})
+              | ({"compiled": True} if plan.compile else {})}
     folder.finish(num_samples, lambda total: columns_of(plan, total), report if own else {})
     sizes = [line["ess"] for line in folder.lines.values() if "ess" in line]
     if sizes and share.talks and (doubt := collapse(sizes, plan.chains)):

@@ -32,15 +32,26 @@ def refuse_steering(asked: Request, model: Card, classifier: str | None, steps: 
         refuse_moves(spec)
     refuse_mean(asked, guides)
     refuse_folded(asked, guides)
+    if SAMPLERS[asked.sampler].memory:
+        refuse_repeats(asked, guides)
     if asked.particles > 1:
         refuse_particles(asked, guides)
     if steps is not None and model.space is not None:
-        alpha_bar = model.space.schedule.alpha_bar[kept_timesteps(steps, model.space.schedule.T)]
+        schedule = model.space.schedule
+        alpha_bar = schedule.alpha_bar_at(kept_timesteps(steps, schedule, asked.fractional_t))
         sigmas = [math.sqrt(1 / one - 1) for one in alpha_bar]
         for what, (low, high), n in intervals(asked):
             if not any(low < sigma <= high for sigma in sigmas[::-1][::n]):
                 which = f"{what} {low:g}:{high:g} contains no step" + f" of those that are run, each {n}th" * (n > 1)
                 raise UserError(f"{which}; the steps' sigmas go from {max(sigmas):.3g} down to {min(sigmas):.3g}.")
+
+
+def refuse_order(asked: Request, count: int) -> None:
+    """UserError for a solver of a higher order than there are steps."""
+    order = asked.knobs.get("order", 1)
+    if order > count:
+        raise UserError(f"{asked.sampler} of order {order} needs as many steps, and there are {count}; take more --steps, or "
+                        f"--order 2." if count > 1 else f"{asked.sampler} needs 2 steps, and there is 1; take more --steps.")
 
 
 def refuse_contrast(asked: Request, model: Card) -> None:
@@ -117,17 +128,31 @@ def refuse_mean(asked: Request, guides: list[GuideSpec]) -> None:
 
 def refuse_folded(asked: Request, guides: list[GuideSpec]) -> None:
     """UserError where one guide would look through an x0_hat that is clipped with another's guidance in it."""
+    sampler = SAMPLERS[asked.sampler]
+
     def folds(spec: GuideSpec) -> bool:
         see = spec.settings.get("see")
-        return not spec.moves and (see == "through" or see == "x0" and not SAMPLERS[asked.sampler].has_mean)
+        return not spec.moves and (see == "through" or see == "x0" and not sampler.has_mean)
 
     def looks_through(spec: GuideSpec) -> bool:
         return bool({"push", "rho"} & set(spec.settings)) or spec.kind in MEASUREMENTS and not spec.moves
 
-    for one in filter(folds, guides if asked.threshold == "static" else []):
+    in_one = sampler.memory and not any(spec.settings.get("see") == "x0" for spec in guides)  # no threshold lies between them
+    for one in filter(folds, [] if asked.threshold == "none" or in_one else guides):
         for other in filter(looks_through, guides):
             raise UserError(f"{one.title}, by see={one.settings['see']}, is in the x0_hat that is clipped, through which "
                             f"{other.title} would look; leave out one of them, or give --threshold none.")
+
+
+def refuse_repeats(asked: Request, guides: list[GuideSpec]) -> None:
+    """UserError for what takes a step again, or puts back another noise than x0_hat's, where steps before are remembered."""
+    found = [("--recur", asked.recurring[0] > 1), ("--cfg-plus-plus", asked.cfg_plus_plus)]
+    found += [(f"{spec.title}, by {' and '.join(key for key in ('push', 'rho', 'mu') if key in spec.settings) or 'push'},",
+               spec.moves) for spec in guides]
+    for what, given in found:
+        if given:
+            raise UserError(f"{what} changes what {asked.sampler} remembers of the steps before; give --sampler ddim or ddpm"
+                            + ("" if what.startswith("--") else ", or scale= in its stead") + ".")
 
 
 def refuse_particles(asked: Request, guides: list[GuideSpec]) -> None:
@@ -147,7 +172,7 @@ def refuse_particles(asked: Request, guides: list[GuideSpec]) -> None:
         found += [(as_written(spec, key), key in spec.settings) for key in ("backward", "adapt", "push", "rho", "mu")]
         found += [(as_written(spec, "schedule"), spec.settings.get("schedule", "constant") != "constant"),
                   (as_written(spec, "every") + ":held", spec.settings.get("every", (1, False))[1]),
-                  (as_written(spec, "see") + f" {see}", see == "x0" or see == "through" and asked.threshold == "static")]
+                  (as_written(spec, "see") + f" {see}", see == "x0" or see == "through" and asked.threshold != "none")]
     for what, given in found:
         if given:
             raise UserError(f"--particles draw from p(x) p(y|x)^scale, and steps guided with {what} have no density to weigh "

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from guided_sample.unet_config import UNetConfig
-from noisy_clf.networks.layers import GroupNorm32, TimeSequential, Upsample, time_embedding, zeroed
+from noisy_clf.networks.layers import GroupNorm32, TimeSequential, Upsample, normal, time_embedding, zeroed
 from noisy_clf.networks.torso import attention, down_path, middle, res_block, time_mlp
 
 
@@ -17,7 +17,7 @@ class UNet(nn.Module):
         self.config = config
         self.time_embed = time_mlp(config)
         if config.num_classes is not None:
-            self.label_emb = nn.Embedding(config.num_classes, config.emb_width)
+            self.label_emb = nn.Embedding.from_pretrained(normal(config.num_classes, config.emb_width), freeze=False)
         self.input_blocks, skip_widths = down_path(config)
         self.middle_block = middle(config)
         self.output_blocks = up_path(config, skip_widths)

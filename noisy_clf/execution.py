@@ -2,6 +2,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from noisy_clf.errors import UserError
@@ -59,6 +62,33 @@ def exact_float32() -> None:
     import torch
 
     torch.backends.cudnn.allow_tf32 = False
+
+
+def refuse_precision(precision: str, device: torch.device) -> None:
+    """UserError for half precision where it is no use."""
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("fp16 is for GPUs, and the networks would run on the CPU; give --precision bf16 or float32, or "
+                        "--device cuda.")
+
+
+def refuse_uncompilable(device: torch.device) -> None:
+    """UserError where torch.compile would find no compiler."""
+    if device.type == "cuda" and find_spec("triton") is None:
+        raise UserError("--compile on a GPU needs triton, which is not installed; pip install triton, or leave --compile out.")
+    if device.type == "cuda":  # triton's
+        language, variable, usual = "C", "CC", ["gcc", "clang"]
+    else:
+        language, variable, usual = "C++", "CXX", [{"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")]
+    compilers = os.environ.get(variable, "").split()[:1] or usual
+    if not any(map(shutil.which, compilers)):
+        raise UserError(f"--compile needs a {language} compiler, and there is none ({', '.join(compilers)}); install one, name "
+                        f"one by {variable}, or leave --compile out.")
+
+
+def compile_network(network: nn.Module, device: torch.device) -> None:
+    """Compiles a network, on its device, for each shape that it is given; on a GPU with CUDA graphs, whose outputs the next
+    pass overwrites."""
+    network.compile(dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
 
 
 def quicken(network: nn.Module, precision: str, channels_last: bool) -> None:

@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor
 
 Noise = Callable[[], Tensor]
+AHEAD = ThreadPoolExecutor(4, thread_name_prefix="noise")  # starts no thread before it is used
 
 
 def generator(*key: int) -> np.random.Generator:
@@ -25,6 +27,8 @@ def generator(*key: int) -> np.random.Generator:
 
 class SampleNoise:
     """Standard normal draws, float32 [B,*shape]: the first is x_T, the next ones the steps' noise, from (seed, index) alone.
+    For a GPU the next draw is made by threads while the last one is in use: it would wait for numpy. (A CPU's cores are the
+    networks'.)
 
     stream  a word of seeds more, for noise that is independent of the sample's other noise
     chains  so many draws a sample, one after the other [B*chains,*shape]; the first is what it has without others
@@ -35,10 +39,28 @@ class SampleNoise:
         words = [(), *((3, chain) for chain in range(1, chains))]  # never ending in 0: numpy pads short keys with it
         self.streams = [generator(seed, index, *stream, *chain) for index in indices for chain in words]
         self.shape, self.device = shape, device
+        self._next: tuple[Tensor, list[Future[None]]] | None = None
 
     def __call__(self) -> Tensor:
-        draws = np.stack([stream.standard_normal(self.shape, dtype=np.float32) for stream in self.streams])
-        return torch.from_numpy(draws).to(self.device, non_blocking=True)
+        if self.device.type == "cpu":
+            draws = [stream.standard_normal(self.shape, dtype=np.float32) for stream in self.streams]
+            return torch.from_numpy(np.stack(draws))
+        draw, parts = self._next or self._begun()
+        for part in parts:
+            part.result()
+        self._next = self._begun()
+        return draw.to(self.device, non_blocking=True)
+
+    def _begun(self) -> tuple[Tensor, list[Future[None]]]:
+        """(where the next draw goes, what fills it)."""
+        draw = torch.empty(len(self.streams), *self.shape, pin_memory=self.device.type == "cuda")
+        rows = draw.numpy()
+        return draw, [AHEAD.submit(fill, self.streams[i::4], rows[i::4]) for i in range(4)]
+
+
+def fill(streams: Sequence[np.random.Generator], rows: np.ndarray) -> None:
+    for stream, row in zip(streams, rows):
+        stream.standard_normal(dtype=np.float32, out=row)
 
 
 def sample_uniform(seed: int, indices: Sequence[int], device: torch.device, stream: Sequence[int] = ()) -> Callable[[], Tensor]:

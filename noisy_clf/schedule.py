@@ -84,15 +84,27 @@ class NoiseSchedule:
         """beta_t = 1 - alpha_bar_t / alpha_bar_{t-1}, float64 [T]."""
         return 1 - self.alpha_bar / np.append(1.0, self.alpha_bar[:-1])
 
+    def alpha_bar_at(self, t: Any) -> np.ndarray:
+        """alpha_bar at whole t, or between them, where its logarithm is taken to be straight. (DPM-Solver app. D.4)"""
+        t = np.asarray(t)
+        return self.alpha_bar[t] if t.dtype.kind == "i" else np.exp(np.interp(t, np.arange(self.T), np.log(self.alpha_bar)))
+
     def at(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(signal, noise) = (sqrt(alpha_bar_t), sqrt(1 - alpha_bar_t)), each float32 [B,1,1,1] on t's device."""
+        """(signal, noise) = (sqrt(alpha_bar_t), sqrt(1 - alpha_bar_t)), each float32 [B,1,1,1] on t's device; t may lie between
+        whole numbers."""
         table = self._tables.get(t.device)
         if table is None:
             import torch  # here: commands name schedules, and refuse them, before they load it
 
-            both = np.sqrt([self.alpha_bar, 1 - self.alpha_bar])
-            table = self._tables[t.device] = torch.from_numpy(both).to(t.device, torch.float32)
-        signal, noise = table[:, t, None, None, None]
+            table = torch.from_numpy(np.stack([self.alpha_bar, 1 - self.alpha_bar, np.log(self.alpha_bar)]))
+            table[:2] = table[:2].sqrt()
+            table = self._tables[t.device] = table.to(t.device, torch.float32)
+        if t.is_floating_point():
+            low = t.long()
+            below, above = table[2, low], table[2, (low + 1).clamp(max=self.T - 1)]
+            log = below.lerp(above, (t - low).to(below))[:, None, None, None]
+            return (log / 2).exp(), (-log.expm1()).sqrt()
+        signal, noise = table[:2, t, None, None, None]
         return signal, noise
 
     def add_noise(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:

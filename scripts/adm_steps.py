@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from guided_sample.denoiser import unet_denoiser
 from guided_sample.finite import Watch
@@ -29,6 +31,7 @@ from guided_sample.training.denoiser_task import denoiser_task, new_denoiser
 from guided_sample.unet import UNet
 from guided_sample.unet_config import UNetConfig
 from noisy_clf.classifier import NoisyClassifier
+from noisy_clf.datasets.image_files import ImageFiles
 from noisy_clf.datasets.images import ArrayImages, Dataset, LabelledImages
 from noisy_clf.datasets.read_ahead import read_ahead
 from noisy_clf.execution import dtype_of
@@ -92,23 +95,48 @@ def give_random(network: nn.Module) -> Any:
     return network
 
 
+def jpegs(folder: Path, size: int) -> list[str]:
+    """256 pictures, smooth as photographs are, half as large again as what is cropped from them; their paths."""
+    blurred = torch.rand(256, 3, size // 4, size // 4, generator=torch.Generator().manual_seed(0))
+    pictures = F.interpolate(blurred, (size * 3 // 2,) * 2, mode="bicubic").mul(255).clamp(0, 255).byte().permute(0, 2, 3, 1)
+    paths = [str(folder / f"{i}.jpg") for i in range(256)]
+    for path, picture in zip(paths, pictures.numpy()):
+        Image.fromarray(picture).save(path, quality=90)
+    return paths
+
+
 def some_noise(shape: Shape, batch: int, device: torch.device) -> SampleNoise:
     size = shape.unet.image_size
     return SampleNoise(0, range(batch), (3, size, size), device)
 
 
-def guided_steps(shape: Shape, precision: str, device: torch.device) -> Callable[[int], Stepper]:
-    """By the batch, steps of DDPM: the denoiser, and the classifier's gradient. step(noise) -> its next x and its x0_hat;
-    without noise it draws some, as sampling does."""
+def guided_plan(shape: Shape, precision: str, device: torch.device, compile: bool = False, **asked: Any) -> Plan:
+    """A denoiser and a classifier with random weights; `asked` as a request's fields."""
     schedule, labels = NoiseSchedule.named(shape.schedule), shape.labels
     with device:
         unet, encoder = (give_random(network).eval().requires_grad_(False)
                          for network in (UNet(shape.unet), EncoderUNet(shape.encoder)))
     denoiser = unet_denoiser(unet, schedule, "learned_range", class_names=labels.names if shape.unet.num_classes else None)
-    classifier, one = NoisyClassifier(encoder, schedule, labels.names), steps("250", schedule)[249 - STEP:][:1]
-    request = Request(model="random", scale=SCALE, precision=precision)
+    classifier = NoisyClassifier(encoder, schedule, labels.names)
+    request = Request(**{"model": "random", "scale": SCALE, "precision": precision, "steps": "250"} | asked)
     guide, _ = classifying(request.own_guide, in_memory(classifier), denoiser)
-    plan = Plan(request, labels, denoiser, None, (guide,), one, device, digests={}, configs={})
+    return Plan(request, labels, denoiser, None, (guide,), steps(request.steps or "", schedule), device, digests={}, configs={},
+                compile=compile)
+
+
+def guided_samples(shape: Shape, precision: str, device: torch.device, sampler: str, spec: str,
+                   ) -> Callable[[int], Callable[[], Any]]:
+    """By the batch, whole images: all steps, noise and pixels as sampling has them."""
+    plan = guided_plan(shape, precision, device, sampler=sampler, steps=spec)
+    return lambda batch: lambda: plan.draw_stage(range(batch))
+
+
+def guided_steps(shape: Shape, precision: str, device: torch.device, compile: bool = False) -> Callable[[int], Stepper]:
+    """By the batch, steps of DDPM: the denoiser, and the classifier's gradient. step(noise) -> its next x and its x0_hat;
+    without noise it draws some, as sampling does."""
+    plan = guided_plan(shape, precision, device, compile)
+    one, denoiser = plan.steps[249 - STEP:][:1], plan.denoiser
+    unet, encoder = denoiser.network, plan.classifier.network  # type: ignore[union-attr]
 
     def of(batch: int) -> Stepper:
         noise = some_noise(shape, batch, device)
@@ -132,11 +160,15 @@ def guided_steps(shape: Shape, precision: str, device: torch.device) -> Callable
 
 
 def training_steps(shape: Shape, kind: str, precision: str, device: torch.device, compile: bool = False,
-                   ) -> Callable[[int], Stepper]:
-    """By the batch, steps of AdamW on a "denoiser" or a "classifier": images read, cropped or flipped, the weights' average."""
+                   files: Path | None = None) -> Callable[[int], Stepper]:
+    """By the batch, steps of AdamW on a "denoiser" or a "classifier": images read, cropped or flipped, the weights' average.
+
+    files  an empty folder: JPEGs are written into it, and the images read from these
+    """
     size, names, schedule = shape.unet.image_size, shape.labels.names, NoiseSchedule.named(shape.schedule)
     pixels = np.random.default_rng(0).integers(0, 256, (256, 3, size, size), dtype=np.uint8)
-    images = LabelledImages(ArrayImages(pixels), torch.arange(256) % len(names))
+    read = ArrayImages(pixels) if files is None else ImageFiles(jpegs(files, size), size)
+    images = LabelledImages(read, torch.arange(256) % len(names))
     data, conditional = Dataset("random", images, images, names), kind == "denoiser" and shape.unet.num_classes is not None
     with device:
         if kind == "denoiser":

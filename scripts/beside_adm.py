@@ -2,9 +2,10 @@
 
     git clone https://github.com/openai/guided-diffusion && python scripts/beside_adm.py guided --peer guided-diffusion
 
-`guided`: a guided step of imagenet256-uncond, how far the two programs' results agree, and what loading its files takes (12 GB
-of memory, 3 GB of disk, no download). `classifier`, `denoiser`: a training step at --size pixels, by the body of their
-classifier_train or image_train; ours reads, crops and flips its images too, theirs is given one batch in memory.
+`guided`: a guided step of imagenet256-uncond, or with --size 64 of imagenet64, how far the two programs' results agree, and
+what loading the former's files takes (12 GB of memory, 3 GB of disk, no download; --no-loading leaves it out). `classifier`,
+`denoiser`: a training step at --size pixels, by the body of their classifier_train or image_train; ours reads, crops and flips
+its images too, theirs is given one batch in memory.
 Prints images/s, their ratios, and each one's peak memory, measured in a process of its own.
 """
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor
 
 import adm_steps
 import peer_steps
-from adm_steps import IMAGENET256_UNCOND, Shape, give_random, shape, some_noise
+from adm_steps import IMAGENET64, IMAGENET256_UNCOND, Shape, give_random, shape, some_noise
 from guided_sample.loaders.guided_diffusion import denoiser_from_file
 from guided_sample.unet import UNet
 from noisy_clf.checkpoints.released import CLASSIFIERS, DENOISERS
@@ -34,6 +35,7 @@ from noisy_clf.networks.encoder_unet import EncoderUNet
 
 FILES = DENOISERS["imagenet256-uncond"].file, CLASSIFIERS["imagenet256"].file
 VARIANTS = ("theirs float32", "theirs half", "ours float32", "ours half", "ours half compiled")
+GUIDED = {"64": IMAGENET64, "256": IMAGENET256_UNCOND}
 MULT = {32: (1, 2, 2, 2), 64: (1, 2, 3, 4)}  # improved-diffusion's, for CIFAR-10, and ADM's
 
 
@@ -94,24 +96,27 @@ def in_own_process(*more: str) -> str:
 @click.command()
 @click.argument("kind", type=click.Choice(["guided", "classifier", "denoiser"]))
 @click.option("--peer", type=click.Path(exists=True), required=True, help="A checkout of guided-diffusion.")
-@click.option("--size", default="64", type=click.Choice(["32", "64"]), show_default=True, help="Pixels, of a training step.")
+@click.option("--size", type=click.Choice(["32", "64", "256"]), help="Pixels.  [default: 256 guided, 64 training]")
 @click.option("--width", default=64, show_default=True)
 @click.option("--depth", default=2, show_default=True)
 @click.option("--batch", type=int, help="[default: 1 guided, 32 training]")
 @click.option("--repeats", default=3, show_default=True)
+@click.option("--loading/--no-loading", default=True, help="Measure loading, too.")
 @click.option("--variants", default=",".join(VARIANTS[:4]), show_default=True)
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--memory-of", hidden=True)
 @click.option("--only-load", type=click.Path(path_type=Path), hidden=True)
-def main(kind: str, peer: str, size: str, width: int, depth: int, batch: int | None, repeats: int, variants: str, device: str,
-         memory_of: str | None, only_load: Path | None) -> None:
+def main(kind: str, peer: str, size: str | None, width: int, depth: int, batch: int | None, repeats: int, loading: bool,
+         variants: str, device: str, memory_of: str | None, only_load: Path | None) -> None:
     sys.path.insert(0, peer)
     exact_float32()
     if only_load:
         print(load(only_load))
         return
-    what = IMAGENET256_UNCOND if kind == "guided" else \
-        shape(int(size), width, width, MULT[int(size)], "cosine").with_both(res_blocks=depth)
+    if size == ("32" if kind == "guided" else "256"):
+        raise click.UsageError(f"of {kind}, nothing is measured at {size} px; give --size 64.")
+    what = GUIDED[size or "256"] if kind == "guided" else \
+        shape(int(size or "64"), width, width, MULT[int(size or "64")], "cosine").with_both(res_blocks=depth)
     batch, where = batch or (1 if kind == "guided" else 32), torch.device(device)
     if memory_of:
         seconds(stepper(kind, memory_of, what, batch, where), 2, where)
@@ -136,7 +141,8 @@ def main(kind: str, peer: str, size: str, width: int, depth: int, batch: int | N
         for name, result in results.items():
             errors = ", ".join(f"{of} {relative_error(a, b):.1e}" for of, a, b in zip(("x", "x0_hat"), result, results[first]))
             print(f"{name} against {first}, largest relative error: {errors}")
-        print(measure_loading())
+        if loading:
+            print(measure_loading())
 
 
 def relative_error(a: Tensor, b: Tensor) -> float:

@@ -2,19 +2,22 @@
 
     python scripts/gpu_report.py --peer guided-diffusion
 
-A guided step and training steps in the shapes of ADM's released models, with random weights, in float32 (without TF32) and
-bf16, at batch 1 and at the largest that fits; beside guided-diffusion's, in its own half precision, where --peer names a
-checkout. `--small` rehearses it with tiny networks on a CPU. Each kind of step is measured in a process of its own.
+A guided step, whole samples and training steps in the shapes of ADM's released models, with random weights, in float32
+(without TF32), bf16 and fp16, at batch 1 and at the largest that fits, and compiled at that; beside diffusers', and
+guided-diffusion's in its own half precision, where --peer names a checkout. `--small` rehearses it with tiny networks on a CPU.
+Each kind is measured in a process of its own, and samples on all GPUs that are there, in a process each.
 """
 from __future__ import annotations
 
 import gc
 import json
+import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -26,20 +29,28 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 import adm_steps
+import diffusers_steps
 import peer_steps
 from adm_steps import IMAGENET64, IMAGENET256_UNCOND, Shape, Stepper
 from noisy_clf.errors import FriendlyCommand, UserError, one_line
 from noisy_clf.execution import dtype_of, exact_float32, pick_device
 
-KINDS = {"guided": "guided step", "classifier": "classifier's training step", "denoiser": "denoiser's training step"}
+KINDS = {"guided": "guided step", "samples": "guided samples", "classifier": "classifier's training step",
+         "denoiser": "denoiser's training step"}
 TINY = {"channels": 32, "channel_mult": (1, 2), "res_blocks": 1, "head_channels": 32}
 SHAPES = {64: IMAGENET64, 256: IMAGENET256_UNCOND}
 SMALL = {size: shape.with_both(image_size=size, **TINY) for size, shape in zip((16, 32), SHAPES.values())}
 FOR_TESTS = 0.35  # of the time
-NOT_RUN, PEER = "not run: time", "guided-diffusion"
-NOTES = """float32 is without TF32 for both programs. Of the matrix rate: the networks' FLOPs a second, of what a large product
+NOT_RUN, OURS, PEER, DIFFUSERS = "not run: time", "ours", "guided-diffusion", "diffusers"
+COMPILED, JPEGS = f"{OURS}, compiled", f"{OURS}, from JPEGs"
+CHAINS = {f"{OURS}, 15 steps": ("unipc", "logsnr15"), f"{OURS}, 25 steps": ("ddim", "ddim25")}
+STEPS_250 = f"{OURS}, 250 steps"
+AT_ONCE = {64: 64, 256: 16}  # samples
+GOALS = {"float32": 3.0, "fp16": 1.5, "rate": 0.45}  # times guided-diffusion's images/s in these; of the matrix rate
+NOTES = """float32 is without TF32 for all programs. Of the matrix rate: the networks' FLOPs a second, of what a large product
 reaches here in that precision. Not networks: of a step's time, what is not their forward and backward (noise, images, copies,
-the optimizer, waiting)."""
+the optimizer, waiting). Compiled: on a GPU with CUDA graphs. diffusers: its UNet2DModel in the shape of ADM's, guided by our
+classifier in float32, which it has none of. 15 and 25 steps are drawn; 250 are told by a step's time."""
 
 
 @dataclass(frozen=True)
@@ -133,34 +144,60 @@ class Measuring:
                 break
         yield replace(largest, note=why)
 
+    def row(self, cell: Row, make: Callable[[], Callable[[int], Any]], batch: int) -> Row:
+        """At one batch."""
+        try:
+            return self.at(batch, make(), cell)
+        except Exception as error:
+            return replace(cell, batch=str(batch), note=f"failed: {one_line(error)}")
+
+
+def single(cell: Row) -> bool:
+    """Whether it is measured at one batch: where each size is compiled anew, and whole samples."""
+    return cell.whose == COMPILED or cell.kind == "samples"
+
 
 def missing(cell: Row, why: str, there: int = 0) -> list[Row]:
     """The rows of a cell that are lacking when so many are there."""
-    return [replace(cell, batch=batch, note=why) for batch in ("1", "largest")[there:]]
+    batches = ("largest",) if single(cell) else ("1", "largest")
+    return [replace(cell, batch=batch, note=why) for batch in batches[there:]]
 
 
 def cells(kind: str, size: int, device: torch.device, peer: str | None) -> list[Row]:
-    """What is to be measured: each precision, ours and theirs."""
+    """What is to be measured, the most telling first: each precision, ours and theirs."""
     half = "bf16" if device.type == "cpu" else "fp16"
-    whose = [("float32", "ours"), ("bf16", "ours")] + ([("float32", PEER), (half, PEER)] if peer else [])
+    precisions = dict.fromkeys(("float32", half, "bf16") if kind == "guided" else ("float32", half))
+    whose = [(precision, OURS) for precision in precisions]
+    if kind == "samples":
+        return [Row(kind, size, precision, who, "") for precision in (half, "float32") for who in CHAINS]
+    whose += [("float32", PEER), (half, PEER)] if peer else []
+    if device.type == "cuda" or kind == "guided":  # compiling on a CPU takes longer than all else
+        whose += [(half, COMPILED)] + [("float32", COMPILED)] * (device.type == "cuda")
+    whose += [("float32", DIFFUSERS), (half, DIFFUSERS)] if kind == "guided" else [(half, JPEGS)]
     return [Row(kind, size, precision, who, "") for precision, who in whose]
 
 
 def steps_of(cell: Row, shape: Shape, device: torch.device) -> Callable[[int], Any]:
-    ours, half = cell.whose == "ours", cell.precision != "float32"
+    half, compile = cell.precision != "float32", cell.whose == COMPILED
+    if cell.kind == "samples":
+        return adm_steps.guided_samples(shape, cell.precision, device, *CHAINS[cell.whose])
     if cell.kind == "guided":
-        return adm_steps.guided_steps(shape, cell.precision, device) if ours else peer_steps.guided_steps(shape, half, device)
-    return adm_steps.training_steps(shape, cell.kind, cell.precision, device) if ours else \
-        peer_steps.training_steps(shape, cell.kind, half, device)
+        if cell.whose in (PEER, DIFFUSERS):
+            return (peer_steps if cell.whose == PEER else diffusers_steps).guided_steps(shape, half, device)
+        return adm_steps.guided_steps(shape, cell.precision, device, compile)
+    if cell.whose == PEER:
+        return peer_steps.training_steps(shape, cell.kind, half, device)
+    files = Path(tempfile.mkdtemp()) if cell.whose == JPEGS else None
+    return adm_steps.training_steps(shape, cell.kind, cell.precision, device, compile, files)
 
 
 def work(todo: list[Row], shape: Shape, measuring: Measuring) -> Iterator[Row]:
     """All rows of one kind of step at one size; FLOPs are counted once, of our networks."""
-    flops = [0]
+    flops, fits = [0], {}  # fits: the largest batch, by precision
     for i, cell in enumerate(todo):
         def make() -> Callable[[int], Any]:
             steps = steps_of(cell, shape, measuring.device)
-            if cell.whose == "ours" and not flops[0]:
+            if cell.whose == OURS and not flops[0]:
                 with FlopCounterMode(display=False) as counter:
                     steps(1).networks()
                 flops[0] = counter.get_total_flops()
@@ -170,7 +207,14 @@ def work(todo: list[Row], shape: Shape, measuring: Measuring) -> Iterator[Row]:
         if now > measuring.until:
             yield from missing(cell, NOT_RUN)
             continue
-        for row in measuring.rows(cell, make, now + (measuring.until - now) / (len(todo) - i)):
+        if single(cell):
+            batch = fits.get(cell.precision, AT_ONCE.get(cell.size, 2))
+            rows: Iterable[Row] = [measuring.row(cell, make, batch)]
+        else:
+            rows = measuring.rows(cell, make, now + (measuring.until - now) / (len(todo) - i))
+        for row in rows:
+            if cell.whose == OURS and row.images:
+                fits[cell.precision] = row.images
             yield replace(row, flops=flops[0] * row.images)
         gc.collect()
         torch.cuda.empty_cache()
@@ -230,6 +274,47 @@ def measured(todo: list[Row], until: float, arguments: list[str]) -> list[Row]:
     return rows
 
 
+def of_250_steps(rows: list[Row]) -> list[Row]:
+    """What the guided steps, at their largest batch, say of whole samples."""
+    return [replace(row, kind="samples", whose=STEPS_250, seconds=250 * row.seconds, networks=0.0, flops=0.0, memory=0.0,
+                    note="by a step's time")
+            for row in rows if row.kind == "guided" and row.whose == OURS and row.images > 1 and row.seconds]
+
+
+def sharded(size: int, until: float, arguments: list[str], processes: int) -> list[Row]:
+    """Samples of 15 steps on so many devices at once, a process each: the slowest one's time, and all images."""
+    todo = cells("samples", size, torch.device("cuda"), None)[0]
+    command = [sys.executable, __file__, *arguments, "--only", "first", "--work", f"samples,{size},{until}"]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": str(i)})
+               for i in range(processes)]
+    found = [Row(**json.loads(line)) for process in running for line in process.communicate()[0].splitlines()
+             if line.startswith("{")]
+    if len(found) < processes or not all(row.seconds for row in found):
+        return missing(todo, f"failed on some of {processes} GPUs")
+    return [replace(found[0], images=sum(row.images for row in found), seconds=max(row.seconds for row in found), flops=0.0,
+                    note=f"{processes} GPUs at once")]
+
+
+def goals(rows: list[Row], rates: dict[str, float]) -> list[str]:
+    """A sentence for each size: how near the best guided step comes to what is aimed at."""
+    told = []
+    for size in dict.fromkeys(row.size for row in rows):
+        steps = [row for row in rows if row.kind == "guided" and row.size == size and row.seconds]
+        if ours := [row for row in steps if row.whose.startswith(OURS)]:
+            best = max(ours, key=lambda row: row.images / row.seconds)
+            speed, parts = best.images / best.seconds, []
+            for precision in ("float32", "fp16"):
+                theirs = [row.images / row.seconds for row in steps if row.whose == PEER and row.precision == precision]
+                if theirs:
+                    parts.append(f"{speed / max(theirs):.2f} times guided-diffusion's {precision} (goal {GOALS[precision]:g})")
+            rate = rates.get(best.precision.replace("fp16", "bf16"))
+            if best.flops and rate:
+                parts.append(f"{best.flops / best.seconds / rate:.0%} of the matrix rate (goal {GOALS['rate']:.0%})")
+            told.append(f"{size} px, at best {speed:.4g} images/s of a step ({best.precision}, {best.whose}): "
+                        f"{', '.join(parts)}.")
+    return told
+
+
 def about(device: torch.device, rates: dict[str, float]) -> str:
     cuda = device.type == "cuda"
     card, versions = f"CPU, {torch.get_num_threads()} threads", f"torch {torch.__version__}"
@@ -261,12 +346,14 @@ def main(peer: str | None, small: bool, minutes: float, only: str, tests: bool, 
         kind, size, until = part.split(",")
         sys.path[:0] = [peer] if peer else []
         measuring = Measuring(device, float(until), most=2 if small else 4096, repeats=1 if small else 5)
-        for row in work(cells(kind, int(size), device, peer), shapes[int(size)], measuring):
+        todo = cells(kind, int(size), device, peer)[:1 if only == "first" else None]
+        for row in work(todo, shapes[int(size)], measuring):
             print(json.dumps(asdict(row)), flush=True)
         return
     end = started + 60 * minutes
     works = [(kind, size) for size in shapes for kind in KINDS if all(word in f"{kind} {size}" for word in only.split())]
-    rows, told = [HEAD], ["The `gpu` tests were not asked for."]
+    rows: list[Row] = []
+    told = ["The `gpu` tests were not asked for."]
     with tqdm(total=len(works) + tests, file=sys.stderr, bar_format="{desc}{n}/{total} [{elapsed}]") as bar:
         if tests:
             bar.set_description("gpu tests")
@@ -278,10 +365,13 @@ def main(peer: str | None, small: bool, minutes: float, only: str, tests: bool, 
         for i, (kind, size) in enumerate(works):
             bar.set_description(f"{KINDS[kind]}, {size} px")
             until = time.time() + (end - time.time()) / (len(works) - i)
-            rows += [row.cells(rates) for row in measured(cells(kind, size, device, peer), until, arguments)]
+            found = measured(cells(kind, size, device, peer), until, arguments)
+            rows += found + (of_250_steps(found) if kind == "guided" else [])
+            if kind == "samples" and torch.cuda.device_count() > 1:
+                rows += sharded(size, until, arguments, torch.cuda.device_count())
             bar.update()
     report = "\n\n".join([f"# {datetime.now():%-d %B %Y}{', tiny networks' * small}", about(device, rates), "\n".join(told),
-                          NOTES, markdown(rows)])
+                          NOTES, *goals(rows, rates), markdown([HEAD, *(row.cells(rates) for row in rows)])])
     out.write_text(f"{report}\n")
     print(report)
 

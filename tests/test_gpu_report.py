@@ -7,7 +7,7 @@ from pathlib import Path
 import gpu_report
 import pytest
 import torch
-from gpu_report import SMALL, Measuring, Row, cells, gpu_tests, main, measured, work
+from gpu_report import SMALL, Measuring, Row, cells, gpu_tests, main, measured, sharded, work
 from tests.commands import assert_refused, invoke
 
 CPU = torch.device("cpu")
@@ -28,19 +28,51 @@ def test_small_writes_a_dated_table_in_which_what_fails_is_a_row(tmp_path):
     assert re.match(r"# \d+ \w+ 20\d\d, tiny networks\n\nCPU, \d+ threads; torch \S+", report) and report in result.output
     rows = table(report)
     assert [row[:4] for row in rows] == [
-        ["guided step, 16 px", precision, whose, batch]
-        for whose in ("ours", "guided-diffusion") for precision in ("float32", "bf16")
-        for batch in ("1", "2" if whose == "ours" else "largest")]
-    for row in rows[:4]:
+        *(["guided step, 16 px", precision, whose, batch]
+          for whose in ("ours", "guided-diffusion") for precision in ("float32", "bf16")
+          for batch in ("1", "2" if whose == "ours" else "largest")),
+        ["guided step, 16 px", "bf16", "ours, compiled", "2"],
+        *(["guided step, 16 px", precision, "diffusers", batch] for precision in ("float32", "bf16") for batch in ("1", "2")),
+        *(["guided samples, 16 px", precision, "ours, 250 steps", "2"] for precision in ("float32", "bf16"))]
+    for row in (*rows[:4], rows[8]):
         assert float(row[4]) > 0 and re.fullmatch(r"\d+%", row[5]) and re.fullmatch(r"\d+%", row[7])
-    assert all(row[4:] == ["", "", "", "", "failed: No module named 'guided_diffusion'"] for row in rows[4:])
+    assert all(row[4:] == ["", "", "", "", "failed: No module named 'guided_diffusion'"] for row in rows[4:8])
+    assert all(float(row[4]) > 0 for row in rows[8:])
+    assert re.search(r"16 px, at best \S+ images/s of a step \(\S+, ours(, compiled)?\): \d+% of the matrix rate \(goal 45%\)",
+                     report)
+
+
+def test_samples_are_drawn_whole_and_jpegs_are_read():
+    rows = list(work(cells("samples", 16, CPU, None), SMALL[16], Measuring(CPU, LONG, most=2, repeats=1)))
+    assert [(row.precision, row.whose, row.batch, row.note) for row in rows] == [
+        (precision, f"ours, {steps} steps", "2", "") for precision in ("bf16", "float32") for steps in (15, 25)]
+    assert all(row.seconds > 0 for row in rows)
+    jpegs = [cell for cell in cells("denoiser", 16, CPU, None) if cell.whose == "ours, from JPEGs"]
+    rows = list(work(jpegs, SMALL[16], Measuring(CPU, LONG, most=1, repeats=1)))
+    assert rows and all(row.seconds > 0 and not row.note.startswith("failed") for row in rows)
+
+
+def test_the_images_of_all_gpus_are_counted_in_the_slowest_ones_time(monkeypatch):
+    class Process:
+        def __init__(self, command, env, **_):
+            self.number = int(env["CUDA_VISIBLE_DEVICES"])
+            assert command[-4:-1] == ["--only", "first", "--work"]
+
+        def communicate(self):
+            row = Row("samples", 64, "fp16", "ours, 15 steps", "64", images=64, seconds=2.0 + self.number)
+            return json.dumps(asdict(row)) + "\n", None
+
+    monkeypatch.setattr(gpu_report.subprocess, "Popen", Process)
+    row, = sharded(64, LONG, [], 8)
+    assert (row.images, row.seconds, row.note) == (512, 9.0, "8 GPUs at once")
 
 
 @pytest.mark.parametrize("kind", ["classifier", "denoiser"])
 def test_training_steps_are_measured_too(kind):
     rows = list(work(cells(kind, 16, CPU, None), SMALL[16], Measuring(CPU, LONG, most=2, repeats=1)))
-    assert [(row.precision, row.batch) for row in rows] == [
-        (precision, batch) for precision in ("float32", "bf16") for batch in ("1", "2")]
+    assert [(row.precision, row.whose, row.batch) for row in rows] == [
+        (precision, whose, batch) for precision, whose in (("float32", "ours"), ("bf16", "ours"), ("bf16", "ours, from JPEGs"))
+        for batch in ("1", "2")]
     assert all(row.seconds > 0 and row.networks > 0 for row in rows)
     assert rows[1].flops == rows[3].flops == 2 * rows[0].flops > 1e6
 
@@ -86,11 +118,11 @@ def test_a_step_that_fails_at_once_is_two_rows():
 def test_what_time_does_not_allow_is_told():
     result = invoke(main, "--small", "--no-tests", "--minutes", 0)
     rows = table(result.output)
-    assert len(rows) == 6 * 4 and all(row[4:] == ["", "", "", "", "not run: time"] for row in rows), result.output
+    assert len(rows) == 2 * (9 + 4 + 6 + 6) and all(row[4:] == ["", "", "", "", "not run: time"] for row in rows), result.output
 
 
 def test_a_process_that_dies_is_rows(monkeypatch):
-    todo = cells("guided", 64, CPU, None)
+    todo = cells("guided", 64, CPU, None)[:2]
     said = json.dumps(asdict(todo[0]) | {"batch": "1", "seconds": 2.0})
     monkeypatch.setattr(gpu_report, "finished", lambda *_: (f"{said}\nAborted (core)\n", False))
     rows = measured(todo, LONG, [])

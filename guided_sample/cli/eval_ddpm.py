@@ -82,8 +82,8 @@ def refuse_by_name(model: str, card: Card, steps: str | None) -> None:
     """UserError for what is known of a model before it is loaded."""
     if card.small_size:
         raise UserError(f"{model} is an upsampler, whose likelihood is not measured here; give a denoiser of whole images.")
-    if steps is not None and card.T is not None:
-        kept_timesteps(steps, card.T)
+    if steps is not None and card.space is not None:
+        kept_timesteps(steps, card.space.schedule)
 
 
 def known_dataset(model: str, asked: str | None, folder: Path | None) -> str:

@@ -8,6 +8,7 @@ import click
 
 from guided_sample.metrics.measures import METRICS, Measures
 from noisy_clf.errors import FriendlyCommand, UserError
+from noisy_clf.imports import imported_for_good
 
 
 def asked_metrics(ctx: click.Context, param: click.Parameter, asked: str | None) -> tuple[str, ...]:
@@ -51,7 +52,8 @@ def eval_samples(samples: tuple[Path, ...], device: str, **asked: Any) -> None:
         raise UserError(f"there is nothing at {missing[0]}; give a sampling run's folder, an .npz file with arr_0, or a folder "
                         f"of pictures.")
 
-    from guided_sample.metrics.evaluation import Evaluator  # torch: from here on something is loaded
+    with imported_for_good():  # torch: from here on something is loaded
+        from guided_sample.metrics.evaluation import Evaluator
     from guided_sample.metrics.table import over_seeds, table
 
     evaluator, found = Evaluator(measures, device), []

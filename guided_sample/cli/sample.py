@@ -8,18 +8,20 @@ from typing import Any
 
 import click
 
+from guided_sample.advice import FAST
 from guided_sample.cards import card_of, not_downloaded
 from guided_sample.guides import GuideSpec
 from guided_sample.labels import plain, word_of
 from guided_sample.manifest import MANIFEST
-from guided_sample.released import table
+from guided_sample.released import ADM, table
 from guided_sample.request import OF_CLASSIFIER, Request, key_of, read_request, with_flags
 from guided_sample.resolve import doubts, resolve_names
-from guided_sample.samplers import KNOBS, SAMPLERS
+from guided_sample.samplers import KNOBS
 from guided_sample.shares import Share, share_of
 from guided_sample.steering import numbers_in
 from noisy_clf.checkpoints.cache import cache_folder, source
 from noisy_clf.errors import FriendlyCommand, UserError
+from noisy_clf.imports import imported_for_good
 
 LARGEST_PUBLISHED_SCALE = 4
 
@@ -27,8 +29,9 @@ LARGEST_PUBLISHED_SCALE = 4
 def list_models(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
     if wanted:
         click.echo(table())
-        click.echo(f"\nScale and steps: the defaults, for --sampler {' | '.join(SAMPLERS)}. The cache is {cache_folder()}; for "
-                   f"another folder, or another source than {source()}, set GUIDED_SAMPLE_CACHE or GUIDED_SAMPLE_MIRROR.")
+        click.echo(f"\nScale and steps: the defaults, for --sampler {' | '.join(ADM)}; --fast takes 15. The cache "
+                   f"is {cache_folder()}; for another folder, or another source than {source()}, set GUIDED_SAMPLE_CACHE or "
+                   f"GUIDED_SAMPLE_MIRROR.")
         ctx.exit()
 
 
@@ -63,6 +66,8 @@ def asked_share(ctx: click.Context, param: click.Parameter, asked: str | None) -
 
 @click.command(cls=FriendlyCommand)
 @asked_options
+@click.option("--fast", is_flag=True, help="The best known 15 steps for the model: sampler, steps and threshold, each of which "
+              "a flag beside it may change; without it, ADM's 250.")
 @click.option("--clip/--no-clip", default=None, hidden=True)  # --threshold's former name
 @click.option("--request", type=click.Path(path_type=Path), metavar="FILE", help="All of the above from a TOML or JSON file, "
               "keys as the flags are named, or a run's manifest.json, to draw its images again. Flags beside it come first.")
@@ -71,6 +76,8 @@ def asked_share(ctx: click.Context, param: click.Parameter, asked: str | None) -
               help="Images at a time. For one size they are the same to the bit, whoever draws them and whatever was killed; "
                    "for another, float32 differs by rounding, bf16 by up to two grey levels. [default: 64 up to 64 pixels, 16 "
                    "at 128, 4 at 256]")
+@click.option("--compile", "compiles", is_flag=True, help="The networks through torch.compile, on a GPU with CUDA graphs: "
+              "slower to start, then faster; it says from how many images on. Images differ by rounding.")
 @click.option("--shard", "share", metavar="I/N", callback=asked_share,
               help="Draw share I of N, counted from 1; other processes draw the others, into the same folder. slurm: as the "
                    "tasks of an array. [default: as torchrun or srun started several processes, else all]")
@@ -80,8 +87,8 @@ def asked_share(ctx: click.Context, param: click.Parameter, asked: str | None) -
               help="Try the denoiser on a batch of noised pictures first, and tell if it seems to be mis-configured.")
 @click.option("--list-models", is_flag=True, is_eager=True, expose_value=False, callback=list_models,
               help="Show the released models, their settings and results, and exit.")
-def guided_sample(clip: bool | None, request: Path | None, dry_run: bool, batch_size: int | None, share: Share,
-                  out: Path | None, device: str, check: bool, **flags: Any) -> None:
+def guided_sample(fast: bool, clip: bool | None, request: Path | None, dry_run: bool, batch_size: int | None, compiles: bool,
+                  share: Share, out: Path | None, device: str, check: bool, **flags: Any) -> None:
     """Sample images of a class from a diffusion model, guided by a noisy classifier.
 
     Released models are downloaded on first use. The same command again finishes what is missing, on any number of
@@ -91,6 +98,7 @@ def guided_sample(clip: bool | None, request: Path | None, dry_run: bool, batch_
     guided-sample --class 207 --scale 10
     guided-sample --class "golden retriever" --model imagenet64 --upsample
     guided-sample --model digits --class three --class 8 --sampler ddim --steps ddim25
+    guided-sample --class 207 --fast
     guided-sample --model digits --class none --guide my_guides.py:darker,scale=20,interval=0.2:3
     guided-sample --request samples/my-run/manifest.json --seed 1
     guided-sample --model ema_0.9999_500000.pt --model-flags "--image_size 64 --num_channels 128 --num_heads 4 ..."
@@ -100,6 +108,8 @@ def guided_sample(clip: bool | None, request: Path | None, dry_run: bool, batch_
     if clip is not None and given.setdefault("threshold", "static" if clip else "none") != ("static" if clip else "none"):
         raise click.UsageError("--clip and --threshold say two things; leave out one of them.")
     values, batches = read_request(request) if request else ({}, None)
+    if fast:
+        values = with_flags(values, FAST | card_of({**values, **given}.get("model", Request.model), "denoiser").advice.fast)
     asked = Request.of(with_flags(values, given))
     named = resolve_names(asked)
     if dry_run and (lacking := not_downloaded(named)):
@@ -107,11 +117,12 @@ def guided_sample(clip: bool | None, request: Path | None, dry_run: bool, batch_
         click.echo(f"{named.to_toml()}\n# {', '.join(lacking)} would be downloaded first; then --dry-run can tell the time.")
         return
 
-    from guided_sample.plan import Plan  # torch: from here on something is loaded
-    from guided_sample.rehearsal import rehearsal
-    from guided_sample.run import closing, run
+    with imported_for_good():  # torch: from here on something is loaded
+        from guided_sample.plan import Plan
+        from guided_sample.rehearsal import rehearsal
+        from guided_sample.run import closing, run
 
-    plan = Plan.of(asked, device)
+    plan = Plan.of(asked, device, compile=compiles)
     if share.talks:
         tell(plan.notes)
     largest = max(numbers_in(plan.request.scale), default=0)

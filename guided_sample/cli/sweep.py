@@ -10,6 +10,7 @@ from guided_sample.cli.sample import asked_share, tell
 from guided_sample.experiments import Cell, Experiment, read_experiment, runs_in, table, told
 from guided_sample.shares import Share
 from noisy_clf.errors import FriendlyCommand, UserError
+from noisy_clf.imports import imported_for_good
 
 
 def list_experiments(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
@@ -78,7 +79,8 @@ def introduction(experiment: Experiment) -> str:
 
 def start(experiment: Experiment, cells: list[Cell], out: Path, share: Share, device: str, batch_size: int | None,
           dry_run: bool) -> None:
-    from guided_sample.sweep import Sweep  # torch: from here on something is loaded
+    with imported_for_good():  # torch: from here on something is loaded
+        from guided_sample.sweep import Sweep
 
     sweep = Sweep(experiment, cells, out, lambda text: click.echo(text, err=True), device, batch_size, share)
     if dry_run:

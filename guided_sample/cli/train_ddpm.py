@@ -63,5 +63,6 @@ def train_ddpm(dataset: str, data_folder: Path | None, grey: bool, image_size: i
                                 null_class=drop_labels > 0)
         train(denoiser_task(denoiser, data, drop_labels), data, training, out, how)
     if how.processes.first:
-        click.echo(f"The best model is in {out / 'best'}, what it drew on the way in {out / 'previews'}; sample from it with: "
-                   f"guided-sample --model {out} {'--scale 0' if class_conditional else '--class none'}")
+        plainly = "--cfg 2" if drop_labels else "--scale 0" if class_conditional else "--class none"
+        click.echo(f"The best model is in {out / 'best'}, what it drew on the way in {out / 'previews'}, earlier states by "
+                   f"name: --weak {out}@step-N; sample from it with: guided-sample --model {out} {plainly}")

@@ -110,7 +110,7 @@ class Boost:
         self.largest: Tensor
 
     def __call__(self, look: Look) -> Tensor | float:
-        t, variance = int(look.step.t), (torch.zeros_like(look.x_t) + look.prediction.variance).detach()
+        t, variance = look.step.t, (torch.zeros_like(look.x_t) + look.prediction.variance).detach()
         largest = self.summary(variance)
         if t <= self.t:
             largest = largest.maximum(self.largest)

@@ -62,7 +62,7 @@ def held(n: int, steps: Sequence[Step], log_density: Callable[[Look], Tensor]) -
         if look.step.t in due or not kept:
             value = log_density(look)
             gradient, = torch.autograd.grad(value.sum(), look.x_t, retain_graph=True)
-            kept[:] = value.detach(), gradient, look.x_t.detach()
+            kept[:] = value.detach(), gradient.clone(), look.x_t.detach()  # cloned: a CUDA graph overwrites its own
         value, gradient, there = kept
         return value + (gradient * (look.x_t - there)).flatten(1).sum(dim=1)
     return density

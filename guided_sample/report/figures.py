@@ -9,7 +9,7 @@ from guided_sample.report.runs import Compared, Group
 from guided_sample.report.words import h
 
 ARROWS = {"lower": {"x": "← better", "y": "better ↓"}, "higher": {"x": "better →", "y": "better ↑"}}
-WIDE = 20.0  # the largest distance over the smallest, from which on the axis is logarithmic
+WIDE = 10.0  # the largest distance over the smallest, from which on the axis is logarithmic
 
 
 def tradeoffs(c: Compared) -> list[str]:
@@ -27,7 +27,7 @@ def against(c: Compared, x: str, y: str) -> Chart | None:
     """One metric against another: a line a series, each point labelled with its scale; or where there is but one, with its
     steps."""
     place: Callable[[Group], float | None] = lambda group: group.metrics[x].mean if x in group.metrics else None  # noqa: E731
-    lines = by_sampler(c) if len(c.scales) == 1 else {}
+    lines = {} if c.over_scales else by_sampler(c)
     series = series_of(lines or c.by_series, place, y, label_of(c), x)
     if sum(len(one.points) for one in series) < 2:
         return None
@@ -37,7 +37,7 @@ def against(c: Compared, x: str, y: str) -> Chart | None:
 
 def by_scale(c: Compared) -> list[str]:
     """Each metric against the scale."""
-    if len(c.scales) < 2:
+    if not c.over_scales:
         return []
     scale = Axis("guidance scale", "symlog", ticks=tuple(c.scales))
     return [figure_of(Chart(f"{c.briefly(metric)} by scale", scale, axis(c, metric, "y"), series, floor_levels(c, metric)))
@@ -56,20 +56,24 @@ def by_steps(c: Compared) -> list[str]:
 
 
 def by_sampler(c: Compared) -> dict[str, list[Group]]:
-    """The groups whose numbers of steps are to be compared, by their sampler and the scale at which that came nearest; none
-    where no sampler was given several, or kinds of guidance are compared."""
+    """The groups whose numbers of steps are to be compared, by their kind or sampler, and the scale at which that came nearest;
+    none where none was given several."""
     samplers: dict[str, dict[float, list[Group]]] = {}
-    for group in sorted(() if c.kinds else c.groups, key=lambda group: group.runs[0].steps):
+    for group in sorted(c.groups, key=lambda group: group.runs[0].steps):
         if group.runs[0].steps:  # told by its manifest
-            samplers.setdefault(group.runs[0].sampler, {}).setdefault(group.scale, []).append(group)
+            samplers.setdefault(line_of(group), {}).setdefault(group.scale, []).append(group)
     found: dict[str, list[Group]] = {}
-    for sampler, scales in samplers.items():
-        best = c.distance and c.best(c.distance, lambda group: group.runs[0].sampler == sampler and group.runs[0].steps > 0)
+    for name, scales in samplers.items():
+        best = c.distance and c.best(c.distance, lambda group: line_of(group) == name and group.runs[0].steps > 0)
         scale = best.scale if best else max(scales)
         steps = [group.runs[0].steps for group in scales[scale]]
         if len(steps) == len(set(steps)) > 1:
-            found[sampler.upper() + f", scale {scale:g}" * (len(c.scales) > 1)] = scales[scale]
+            found[name + f", scale {scale:g}" * (len(scales) > 1 or len(c.scales) > 1)] = scales[scale]
     return found
+
+
+def line_of(group: Group) -> str:
+    return group.kind or group.runs[0].sampler.upper()
 
 
 def by_time(c: Compared) -> list[str]:
@@ -82,14 +86,14 @@ def by_time(c: Compared) -> list[str]:
         group.seconds if timed else float(group.runs[0].network_calls) or None)
     lines = by_sampler(c)
     series = series_of(lines or c.by_series, of_group, c.distance, steps_of if lines else label_of(c))
-    told = "steps" if lines else "scales" if len(c.scales) > 1 else ""
+    told = "steps" if lines else "scales" if c.over_scales else ""
     return [figure_of(Chart(f"{c.briefly(c.distance)} against time" + f"; labels: {told}" * bool(told), x,
                             axis(c, c.distance, "y"), series, floor_levels(c, c.distance), joined=bool(lines)))]
 
 
 def label_of(c: Compared) -> Callable[[Group], str]:
     """What is written beside a group's point: its scale, or if they have but one, its steps."""
-    return (lambda group: f"{group.scale:g}") if len(c.scales) > 1 else steps_of
+    return (lambda group: f"{group.scale:g}") if c.over_scales else steps_of
 
 
 def steps_of(group: Group) -> str:

@@ -21,7 +21,8 @@ def headline(c: Compared, experiment: dict[str, Any]) -> str:
 def what_varies(c: Compared) -> str:
     """What varies: "6 scales, 2 samplers and 2 seeds"."""
     counts = [counted(c, key) for key in c.varying if key != "steps" or varies_within_sampler(c)]
-    counts = [f"{len(c.kinds)} kinds of guidance"] if c.kinds else counts
+    if c.kinds:
+        counts = [f"{len(c.kinds)} kinds" + (" of guidance" if c.over_scales else ", over the number of steps")]
     scales = f"{len(c.scales)} scales" if len(c.scales) > 1 else ""
     seeds = f"{c.seeds} seeds" if c.seeds > 1 else ""
     sizes = {run.N for run in c.runs}

@@ -83,11 +83,11 @@ def sections(c: Compared, experiment: dict[str, Any]) -> list[tuple[str, str, st
     floor = "Dashed: real images against real images. " if any(run.floor for run in c.runs) else ""
     networks = {metric.partition("[")[2].rstrip("]") for metric in c.metrics if "[" in metric}
     bars += f"Features of {networks.pop()}. " if len(networks) == 1 else ""
-    labels = f"Labels: the {'scale' if len(c.scales) > 1 else 'number of steps'}. "
+    labels = f"Labels: the {'scale' if c.over_scales else 'number of steps'}. "
     samples = sheets(c)
     return [
-        ("Kinds of guidance", f"Each at its setting of the best {c.called(c.distance or c.likeness or '')}, and what a sample "
-         "took there.", kinds_table(c)),
+        ("Kinds of guidance" if c.over_scales else "Kinds", f"Each at its setting of the best "
+         f"{c.called(c.distance or c.likeness or '')}, and what a sample took there.", kinds_table(c)),
         ("Side by side", "Samples of one index in a column: they began from the same noise, and so differ by the setting "
          "alone." if len(c.groups) > 1 and len({group.runs[0].seed for group in c.groups}) == 1 else "",
          grid(samples, "sheets")),
@@ -120,7 +120,7 @@ def by_class(c: Compared) -> str:
 def again(c: Compared, experiment: dict[str, Any]) -> str:
     lines = "\n".join(commands(c, experiment.get("name")))
     told = ""
-    if experiment:
+    if experiment.get("name"):
         content = json.dumps(experiment, indent=1, ensure_ascii=False)
         told = f"<details><summary>The experiment</summary><pre>{h(content)}</pre></details>"
     return (f"<pre>{h(lines)}</pre>{told}<details><summary>Settings, digests and versions</summary>{settings_tables(c)}"

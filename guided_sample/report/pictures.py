@@ -14,6 +14,7 @@ from numpy.lib import format as npy
 from PIL import Image
 
 from guided_sample.folder import LINES, NPZ
+from guided_sample.report.figures import by_sampler, steps_of
 from guided_sample.report.runs import Compared, Group, Run
 from guided_sample.report.words import h, setting
 from noisy_clf.errors import UserError
@@ -24,11 +25,14 @@ READ = 200  # of samples.jsonl: so many lines
 
 
 def sheets(c: Compared) -> list[str]:
-    """One for each series of several scales, and where kinds are compared, of each at its best; otherwise one of all groups."""
+    """One for each series of several scales, or kind of several numbers of steps, and where kinds are compared, of each at its
+    best; otherwise one of all groups."""
     if c.bests or len(c.scales) > 1:
         found = [sheet(list(c.bests.values()), "Each kind at its best setting", "kind", list(c.bests))] if c.bests else []
         found += [sheet(groups, name, groups[0].knob, [f"{group.scale:g}" for group in groups])
                   for name, groups in c.by_series.items() if len(groups) > bool(c.bests)]
+        found += [sheet(groups, name, "steps", [steps_of(group) for group in groups])
+                  for name, groups in (() if c.over_scales else by_sampler(c).items())]
     else:
         found = [sheet(c.groups, setting("seed", c.groups[0].runs[0].seed), "", [group.series for group in c.groups])]
     return [one for one in found if one]

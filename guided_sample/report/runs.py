@@ -20,6 +20,7 @@ from guided_sample.samplers import KNOBS
 from guided_sample.steps import kept_timesteps
 from noisy_clf.errors import UserError
 from noisy_clf.files import read_json
+from noisy_clf.schedule import NoiseSchedule
 
 EVALUATION = "evaluation.json"
 DEFAULTS = Request().to_dict()  # of what an older release knew nothing of
@@ -130,10 +131,10 @@ class Run:
 
     def stage(self, key: str, model: str) -> int:
         spec = self.manifest.request.get(key) or ""
-        T = ((self.manifest.configs.get(model) or {}).get("schedule") or {}).get("T") or 1000
+        told = (self.manifest.configs.get(model) or {}).get("schedule") or {"name": "linear", "T": 1000}
         try:
-            return len(kept_timesteps(spec, T))
-        except (UserError, ValueError):  # of thousands of digits
+            return len(kept_timesteps(spec, NoiseSchedule.from_config(told), bool(self.manifest.request.get("fractional_t"))))
+        except (UserError, ValueError, KeyError, TypeError):  # of thousands of digits, forged
             return 0
 
     @cached_property
@@ -243,6 +244,11 @@ class Compared:
     @property
     def scales(self) -> list[float]:
         return sorted({group.scale for group in self.groups})
+
+    @property
+    def over_scales(self) -> bool:
+        """Whether a kind, or where there are none anything, was measured at several scales."""
+        return any(len({group.scale for group in self.groups if group.kind == kind}) > 1 for kind in self.kinds or [""])
 
     @property
     def seeds(self) -> int:

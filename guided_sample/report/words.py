@@ -1,12 +1,14 @@
 """How settings are told in a report, and text in HTML."""
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from guided_sample.labels import plain
+from guided_sample.steps import GRIDS
 
 
 def setting(key: str, value: Any) -> str:
@@ -24,10 +26,12 @@ def setting(key: str, value: Any) -> str:
 
 
 def steps_told(spec: Any) -> str:
-    """"50" and "ddim50" as "50 steps"; others as they are."""
+    """"50" and "ddim50" as "50 steps", "logsnr50" as "50 steps (logsnr)"; others as they are."""
     if isinstance(spec, list):
         return f"{len(spec)} steps one by one"
     text = str(spec)
+    if grid := re.fullmatch(rf"({'|'.join(GRIDS)})([0-9]+)", text):
+        return f"{grid[2]} steps ({grid[1]})"
     return f"{text.removeprefix('ddim')} steps"
 
 

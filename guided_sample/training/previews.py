@@ -23,7 +23,7 @@ COUNT, COLUMNS = 16, 8
 def previewed(denoiser: Denoiser) -> Callable[[nn.Module], np.ndarray]:
     """network -> a grid of its samples by 25 steps of DDIM, always of the same noise; of a class-conditional one, a class
     in each column."""
-    kept = steps(nearest_steps("ddim25", denoiser.schedule.T), denoiser.schedule)
+    kept = steps(nearest_steps("ddim25", denoiser.schedule), denoiser.schedule)
     columns = min(denoiser.K, COLUMNS) or COLUMNS
 
     def preview(network: nn.Module) -> np.ndarray:

@@ -31,6 +31,12 @@ def zeroed(module: nn.Module) -> nn.Module:
     return module
 
 
+def normal(*shape: int, over: float = 1.0) -> Tensor:
+    """Standard normal draws, divided; on the meta device none, for which torch would load its compiler."""
+    empty = torch.empty(shape)
+    return empty if empty.is_meta else empty.normal_().div_(over)
+
+
 class GroupNorm32(nn.GroupNorm):
     """GroupNorm of 32 groups, computed in float32 whatever it is fed."""
 
@@ -38,8 +44,8 @@ class GroupNorm32(nn.GroupNorm):
         super().__init__(32, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and x.is_contiguous():
-            return super().forward(x)  # in float32 inside; channels-last that is slow in half precision
+        if x.device.type == "cpu" and (x.is_contiguous() or not torch.is_grad_enabled()):
+            return super().forward(x)  # in float32 inside; channels-last its gradient is slow in half precision
         return super().forward(x.float()).to(x.dtype)
 
 
@@ -76,8 +82,8 @@ class Dropout(nn.Dropout):
             return super().forward(x)
         return x * self.mask(x)
 
-    @torch.compiler.disable
     def mask(self, x: Tensor) -> Tensor:
+        # torch.compile leaves this out by itself, for the generators; marked so, the module would load all of the compiler
         assert self.generators is not None and len(self.generators) == len(x)
         kept = torch.empty_like(x)
         for row, generator in zip(kept, self.generators):
@@ -137,15 +143,15 @@ fused_attention = F.scaled_dot_product_attention
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) v of [B, heads, L, d]. (Transformer eq. 1)
 
-    On a CPU in half precision torch's fused kernel takes twice as long as the three products, of as many samples at a time
-    as the weights of fit into the cache.
+    On a CPU in half precision torch's fused kernel takes twice as long as the three products, of as many heads at a time as the
+    weights of fit into the cache.
     """
-    B, heads, L, d = q.shape
-    at_once = IN_CACHE // (heads * L * k.shape[2])
-    if q.device.type != "cpu" or q.dtype == torch.float32 or at_once == 0 or torch.compiler.is_compiling():
+    heads_at_once = IN_CACHE // (q.shape[2] * k.shape[2])
+    if q.device.type != "cpu" or q.dtype == torch.float32 or heads_at_once == 0 or torch.compiler.is_compiling():
         return fused_attention(q, k, v)
-    parts = zip(*(tensor.split(at_once) for tensor in (q * d ** -0.5, k, v)))
-    return torch.cat([(q @ k.transpose(2, 3)).softmax(dim=3, dtype=q.dtype) @ v for q, k, v in parts])
+    parts = zip(*(tensor.flatten(0, 1).split(heads_at_once) for tensor in (q * q.shape[3] ** -0.5, k, v)))
+    answers = [(q @ k.transpose(1, 2)).softmax(dim=2, dtype=q.dtype) @ v for q, k, v in parts]
+    return torch.cat(answers).unflatten(0, q.shape[:2])
 
 
 class AttentionBlock(nn.Module):
@@ -159,12 +165,11 @@ class AttentionBlock(nn.Module):
         self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        B, C, H, W = x.shape
-        pixels = self.norm(x).flatten(2).transpose(1, 2)  # [B, H*W, C]
-        q, k, v = split_heads(pointwise(self.qkv, pixels), self.heads, self.order)
-        h = attend(q, k, v).transpose(1, 2).reshape(B, H * W, C)
-        h = pointwise(self.proj_out, h).transpose(1, 2)
-        return x + (h.unflatten(2, (H, W)) if x.is_contiguous(memory_format=torch.channels_last) else h.reshape(B, C, H, W))
+        pixels = self.norm(x).permute(0, 2, 3, 1).contiguous()  # [B,H,W,C]
+        q, k, v = split_heads(pointwise(self.qkv, pixels).flatten(1, 2), self.heads, self.order)
+        h = attend(q, k, v).transpose(1, 2).reshape(pixels.shape)
+        h = pointwise(self.proj_out, h).permute(0, 3, 1, 2)
+        return x + (h.contiguous() if x.is_contiguous() else h)
 
 
 class AttentionPool(nn.Module):
@@ -173,7 +178,7 @@ class AttentionPool(nn.Module):
     def __init__(self, size: int, channels: int, heads: int, out_channels: int) -> None:
         super().__init__()
         self.heads = heads
-        self.positional_embedding = nn.Parameter(torch.randn(channels, size ** 2 + 1) / channels ** 0.5)
+        self.positional_embedding = nn.Parameter(normal(channels, size ** 2 + 1, over=channels ** 0.5))
         self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
         self.c_proj = nn.Conv1d(channels, out_channels, 1)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from noisy_clf.errors import UserError
-from noisy_clf.execution import exact_float32, pick_device
+from noisy_clf.execution import exact_float32, pick_device, refuse_uncompilable
 from noisy_clf.processes import Processes, started
 
 
@@ -51,6 +51,8 @@ class Execution:
 def execution(device: str, image_size: int, **settings: Any) -> Iterator[Execution]:
     """On this process's device, with the processes that torchrun started; `settings` as Execution's."""
     where = pick_device(device)
+    if settings.get("compile"):
+        refuse_uncompilable(where)
     on_cpu = {"microbatch": max(1, 128 * 64 ** 2 // image_size ** 2)} if where.type == "cpu" else {}
     exact_float32()
     with started(where) as processes:

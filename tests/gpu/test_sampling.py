@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from guided_sample.contrast import contrast
 from guided_sample.denoiser import unet_denoiser
-from guided_sample.finite import NotFinite
+from guided_sample.finite import NotFinite, Watch
 from guided_sample.model import Guide, labelled, steered_at_mean
 from guided_sample.plan import Plan
 from guided_sample.request import Request
@@ -84,11 +84,11 @@ def test_the_second_stage_is_that_of_the_cpu(device):
     assert relative_error(stage(device), stage(CPU)) < 1e-3
 
 
-def digits(device, **settings):
-    return Plan.of(Request(model="digits", classes=("all",), steps="10", **settings), device)
+def digits(device, compile=False, **settings):
+    return Plan.of(Request(**{"model": "digits", "classes": ("all",), "steps": "10"} | settings), device, compile=compile)
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_digits_are_those_of_the_cpu(device, sampler):
     spec = {"sampler": sampler}
     here, there = (digits(where, **spec).draw(range(10)) for where in (device, CPU))
@@ -98,8 +98,60 @@ def test_digits_are_those_of_the_cpu(device, sampler):
         assert line == other | {"log_prob": pytest.approx(other["log_prob"], abs=0.02)}
 
 
-def test_in_bf16_digits_still_show_their_classes(device):
-    batch, exact = digits(device, precision="bf16").draw(range(20)), digits(device).draw(range(20))
+@pytest.mark.parametrize("settings", [
+    *({"sampler": sampler} for sampler in SAMPLERS), {"sampler": "ddim", "knobs": {"eta": 1.0}},
+    {"sampler": "dpm++", "steps": "logsnr10", "threshold": "dynamic"},
+    {"sampler": "unipc", "steps": "logsnr10", "fractional_t": True},
+    {"particles": 2}, {"recur": "2"}, {"see": "x0"}, {"see": "through"}, {"scale_every": "2:held"},
+    {"scale": {str(k): 1.0 + k for k in range(10)}}, {"model": "digits-cond", "cfg": 2.0}, {"precision": "bf16"},
+    {"precision": "fp16"}], ids=str)
+def test_no_step_waits_for_the_device(device, settings):
+    if device.type == "cpu" and settings.get("precision") == "fp16":
+        pytest.skip("a CPU's half precision is bf16")
+    plan, indices = digits(device, **settings), range(4)
+    plan.draw(indices)  # tables go to the device once
+    noise, chains = plan.noise(indices, plan.stream, plan.chains), [i for i in indices for _ in range(plan.chains)]
+    model, sampler, x_T = Watch(chains, "it").over(plan.model(chains)), plan.sampler(indices), noise()
+    waiting = torch.cuda.set_sync_debug_mode if device.type == "cuda" else lambda told: None
+    waiting("error")
+    try:
+        with plan.precision():
+            count = sum(1 for _ in sampler(model, x_T, plan.steps, noise, **plan.request.knobs))
+    finally:
+        waiting("default")
+    assert count == 10
+
+
+def test_compiled_networks_draw_the_same_digits(device):
+    eager, compiled = digits(device), digits(device, compile=True)
+    for indices in (range(6), range(6, 12), range(12, 14)):  # the last one eagerly
+        assert np.abs(compiled.draw(indices).images.astype(int) - eager.draw(indices).images).max() <= 2
+
+
+@pytest.mark.parametrize("settings", [
+    {"sampler": "ddim", "scale_every": "3:held"}, {"see": "through", "recur": "2"}, {"see": "x0"}], ids=str)
+def test_compiled_networks_predict_the_same_at_every_step(device, settings):
+    """From where the eager chain is, as guidance through the denoiser makes much of rounding; so does 1 / sqrt(alpha_bar) at
+    the first step, 2e4."""
+    eager, compiled = digits(device, **settings), digits(device, compile=True, **settings)
+    noise, errors = eager.noise(range(6), eager.stream), []
+    expected, found = (plan.model(range(6)) for plan in (eager, compiled))
+
+    def both(x_t, step):
+        here, there = found(x_t, step), expected(x_t, step)
+        if step.t < 999:
+            errors.extend(relative_error(one, other) for one, other in zip(here, there) if one is not None and one.ndim == 4)
+        return there
+
+    list(eager.sampler(range(6))(both, noise(), eager.steps, noise))
+    assert len(errors) >= 10 and max(errors) < 1e-3
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_in_half_precision_digits_still_show_their_classes(device, precision):
+    if device.type == "cpu" and precision == "fp16":
+        pytest.skip("a CPU's half precision is bf16")
+    batch, exact = digits(device, precision=precision).draw(range(20)), digits(device).draw(range(20))
     assert np.abs(batch.images.astype(int) - exact.images).mean() < 4
     assert np.mean([line["log_prob"] > np.log(0.5) for line in batch.lines]) >= 0.9
 

@@ -13,6 +13,8 @@ from guided_sample.cards import card_of, not_downloaded
 from guided_sample.experiments import Cell, Experiment, called, named, published, read_experiment, runs_in
 from guided_sample.released import MODELS
 from guided_sample.request import Request
+from guided_sample.samplers import SAMPLERS
+from guided_sample.steps import kept_timesteps
 from noisy_clf.checkpoints.released import DENOISERS
 from noisy_clf.errors import UserError
 
@@ -145,6 +147,8 @@ def test_an_experiment_of_kinds_goes_through_its_record_and_back_and_runs_know_t
     Path("sweep/experiment.json").write_text(json.dumps({"name": "mine", "experiment": whole.to_dict(), "cells": {
         one.name: one.request.to_dict() | {"kind": one.kind} for one in whole.cells()[0]}}))
     assert replace(read_experiment("sweep/experiment.json"), name="mine") == whole
+    _, beside = runs_in([Path("sweep"), Path("sweep/a-scale-1")])
+    assert beside == {"kinds": {"a-scale-1": "a", "a-scale-2": "a", "b": "b"}}
     _, told = runs_in([Path("sweep")])
     assert told is not None and told["kinds"] == {"a-scale-1": "a", "a-scale-2": "a", "b": "b"}
 
@@ -289,6 +293,15 @@ def test_digits_scale_needs_no_download() -> None:
     cells, left_out = one.cells()
     assert len(cells) == 12 and left_out == [] and not any(not_downloaded(cell.request) for cell in cells)
     assert {cell.request.scale for cell in cells} == {0, 0.5, 1, 2, 5, 10}
+
+
+def test_digits_solvers_goes_over_the_same_numbers_of_evaluations_for_each_kind() -> None:
+    cells, left_out = read_experiment("digits-solvers").cells()
+    assert left_out == [] and not any(not_downloaded(cell.request) for cell in cells)
+    schedule, counts = card_of("digits", "denoiser").space.schedule, [5, 8, 10, 15, 20, 25, 50, 250]
+    for kind in dict.fromkeys(cell.kind for cell in cells):
+        assert [len(kept_timesteps(cell.request.steps, schedule)) for cell in cells if cell.kind == kind] == counts
+    assert {cell.request.sampler for cell in cells} == set(SAMPLERS)
 
 
 def test_digits_guidances_needs_no_download_and_differs_from_plain_guidance_by_its_kinds() -> None:

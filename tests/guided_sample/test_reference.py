@@ -32,7 +32,7 @@ def test_unet_that_resamples_by_mean_and_nearest_neighbour():
 @pytest.mark.parametrize("spec", INDEX["respacing"])
 def test_timesteps(spec):
     T, _, kept = spec.partition(":")
-    assert kept_timesteps(kept, int(T)) == INDEX["respacing"][spec]
+    assert kept_timesteps(kept, NoiseSchedule.named("cosine", int(T))) == INDEX["respacing"][spec]
 
 
 @pytest.mark.parametrize("name", INDEX["samplers"])

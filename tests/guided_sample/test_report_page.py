@@ -277,6 +277,15 @@ def test_metrics_by_steps_are_drawn_where_a_sampler_has_several():
     assert "FD-6 by steps" in html and "FD-6 against time; labels: steps" in html and "by scale" not in html
 
 
+def test_kinds_are_drawn_over_their_steps_too():
+    folders = [stored_run(Path(f"{kind}-{steps}"), manifest_of("ddim", steps), evaluation_of(FD=100 / int(steps) + 1))
+               for kind in ("mild", "strong") for steps in ("10", "25", "50")]
+    html = written(folders, {"kinds": {folder.name: folder.name.split("-")[0] for folder in folders}})
+    assert "FD-6 by steps" in html
+    legend = html[html.index("FD-6 by steps"):].split("</ul>")[0]
+    assert "mild" in legend and "strong" in legend and "DDIM" not in legend
+
+
 def test_runs_whose_steps_are_not_told_are_drawn_beside_others():
     folders = [stored_run(Path(f"run{i}"), manifest_of(steps="50") | {"last_run": None}, evaluation_of(FD=3 + i))
                for i in range(3)]

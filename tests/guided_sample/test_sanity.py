@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from sklearn.datasets import load_digits
 
 from guided_sample.denoiser import x0_from_eps
 from guided_sample.loaders import load_denoiser
@@ -42,6 +43,10 @@ def test_the_bundled_model_passes():
 def test_wrong_settings_are_told(bare_digits, name):
     change, words = WRONG[name]
     assert words in misconfigured(load_denoiser(bare_digits, SETTINGS | change), CPU, settings_given=True)
+
+
+def test_the_digits_are_scikit_learns():
+    assert torch.equal((pictures((1, 8, 8)) + 1) * 8, torch.from_numpy(load_digits().images[:2]).float()[:, None])
 
 
 def test_a_network_that_knows_nothing_is_told_with_or_without_given_settings():

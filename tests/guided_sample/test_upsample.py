@@ -27,6 +27,7 @@ from guided_sample.upsample import enlarging
 from noisy_clf.networks.encoder_unet import EncoderUNet, EncoderUNetConfig
 from noisy_clf.checkpoints.released import RELEASED, ReleasedFile, shapes_digest
 from noisy_clf.noise import SampleNoise
+from noisy_clf.schedule import NoiseSchedule
 from tests.commands import assert_refused, contents, run
 from tests.conftest import NAMES, stored, tiny_classifier, tiny_denoiser
 from tests.reference import with_drawn_weights
@@ -267,8 +268,9 @@ def in_the_words_of_3d14213(folder: Path) -> None:
     options = {"model_digest": digests["model"], "model_config": configs["model"],
                "classifier_digest": digests.get("classifier"), "classifier_config": configs.get("classifier"),
                "class": request["class"], "scale": request["scale"], "sampler": request["sampler"],
-               "timesteps": kept_timesteps(spec, 1000), "eta": request["eta"], "grad_at": request["grad_at"],
-               "clip": request["threshold"] == "static", "seed": request["seed"], "precision": request["precision"]}
+               "timesteps": kept_timesteps(spec, NoiseSchedule.named("cosine", 1000)), "eta": request["eta"],
+               "grad_at": request["grad_at"], "clip": request["threshold"] == "static",
+               "seed": request["seed"], "precision": request["precision"]}
     about = {"model": request["model"], "classifier": request.get("classifier")}
     if "upsample" in digests:
         options |= {"upsampler_digest": digests["upsample"], "upsampler_config": configs["upsample"]}

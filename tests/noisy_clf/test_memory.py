@@ -57,8 +57,8 @@ def test_a_batch_that_the_machine_has_no_memory_for(denoiser_folder: Path, monke
     with monkeypatch.context() as patch:
         patch.setattr(UNet, "forward", more_than_there_is)
         result = run("--model", denoiser_folder, "--num-samples", 6, "--out", "out", "--batch-size", 4, "--no-check")
-        assert_refused(result, "a batch of 4 does not fit into the memory of cpu; try a smaller --batch-size: the 0 "
-                               "finished images stay.")
+        assert_refused(result, "not even one sample fits into the memory of cpu; choose a smaller model, or end other "
+                               "programs: the 0 finished images stay.")
     sample(denoiser_folder)
     assert len(list(Path("out").glob("0*.png"))) == 6
 
@@ -66,7 +66,7 @@ def test_a_batch_that_the_machine_has_no_memory_for(denoiser_folder: Path, monke
 def test_a_guide_of_ones_own_and_its_gradient(denoiser_folder: Path) -> None:
     Path("mine.py").write_text("import torch\n\ndef huge(look):\n    return torch.empty(10 ** 15)\n")
     result = run("--model", denoiser_folder, "--class", "none", "--guide", "mine.py:huge", "--out", "out", "--no-check")
-    assert_refused(result, "a batch of 64 does not fit into the memory of cpu")
+    assert_refused(result, "not even one sample fits into the memory of cpu")
 
 
 def test_a_model_that_the_machine_has_no_memory_for(denoiser_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from noisy_clf.networks import layers
 from noisy_clf.networks.layers import (
-    AttentionBlock, AttentionPool, Downsample, GroupNorm32, ResBlock, Upsample, split_heads, time_embedding)
+    AttentionBlock, AttentionPool, Downsample, GroupNorm32, ResBlock, Upsample, pointwise, split_heads, time_embedding)
 
 
 @pytest.mark.parametrize("width", [6, 7, 32])
@@ -74,12 +74,25 @@ def test_group_norm_in_bf16_is_rounded_once(layout: torch.memory_format) -> None
     nn.init.normal_(norm.bias)
     x = (5 + torch.randn(2, 64, 16, 16)).bfloat16().to(memory_format=layout)
     exact = F.group_norm(x.double(), 32, norm.weight.double(), norm.bias.double())
-    assert norm(x).dtype == torch.bfloat16
-    assert ((norm(x).double() - exact).abs() <= exact.abs() * 2 ** -8 + 1e-5).all()  # computed in bf16 it is 30 times as far
+    for with_gradients in (True, False):
+        with torch.set_grad_enabled(with_gradients):
+            found = norm(x)
+        assert found.dtype == torch.bfloat16
+        assert ((found.double() - exact).abs() <= exact.abs() * 2 ** -8 + 1e-5).all()  # computed in bf16 it is 30 times as far
 
 
-@pytest.mark.parametrize("weights, at_once", [(2 ** 22, 5), (2 * 6 * 6 * 2, 2), (1, 0)])
-def test_attention_in_bf16_is_that_of_float32_however_many_samples_at_a_time(
+@pytest.mark.parametrize("shape", [(2, 8, 8), (2, 3, 5), (1, 4, 4), (3, 16), (16,)])
+def test_pointwise_is_the_linear_map_of_the_last_axis_however_many_rows(shape: tuple[int, ...]) -> None:
+    conv, x = nn.Conv1d(6, 10, 1), torch.randn(*shape, 6).requires_grad_()
+    found, expected = pointwise(conv, x), x @ conv.weight[:, :, 0].T + conv.bias
+    assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    asked = (x, conv.weight, conv.bias)
+    for one, other in zip(*(torch.autograd.grad(y.square().sum(), asked) for y in (found, expected))):
+        assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("weights, at_once", [(2 ** 22, 10), (3 * 6 * 6, 3), (6 * 6, 1), (1, 0)])
+def test_attention_in_bf16_is_that_of_float32_however_many_heads_at_a_time(
         monkeypatch: pytest.MonkeyPatch, weights: int, at_once: int) -> None:
     fused = 0
 

@@ -101,7 +101,7 @@ train_noisy_clf()
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script),
                            *FLAGS, f"--out={tmp_path / 'run'}"], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=200)
-    told = [line for line in done.stdout.splitlines() if line.startswith("Error: ")]
+    told = re.findall(r"(?<!\w)Error: .*", done.stdout)  # after the bar, where a machine is slow
     assert done.returncode != 0 and told == ["Error: the second process alone has failed."], done.stdout
     assert "]: Traceback" not in done.stdout
 

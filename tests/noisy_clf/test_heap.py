@@ -1,0 +1,49 @@
+"""Memory that tensors leave is kept where they are large."""
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import guided_sample.plan
+from guided_sample.denoiser import unet_denoiser
+from guided_sample.plan import Plan
+from guided_sample.request import Request
+from guided_sample.unet import UNet
+from tests.conftest import SCHEDULE, UNET, stored
+
+FAULTS = """
+import resource, torch
+from noisy_clf.heap import keep_what_is_freed
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.empty(64 << 20, dtype=torch.uint8).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+told, before = None, faults()
+told = keep_what_is_freed()
+faults()
+print(told, before, faults())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_large_results_are_made_where_others_were():
+    """In a process of its own: the setting is for good."""
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    told, before, after = done.stdout.split()
+    assert told == "True" and int(after) < int(before) / 4
+
+
+@pytest.mark.parametrize("size, kept", [(8, 0), (128, 1)])
+def test_plans_of_large_images_ask_for_it(size: int, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[bool] = []
+    monkeypatch.setattr(guided_sample.plan, "keep_what_is_freed", lambda: asked.append(True))
+    denoiser = unet_denoiser(UNet(replace(UNET, image_size=size, attention_at=())), SCHEDULE, "learned_range")
+    Plan.of(Request(model=str(stored(denoiser, tmp_path / "model")), classes=("none",)), "cpu")
+    assert len(asked) == kept
