@@ -109,7 +109,7 @@ class Parts:
 
 def compose(request: Request, parts: Parts, targets: Targets, smoothing: Noise) -> Model:
     """Contrast, guides that look through the raw x0_hat, threshold, guides, and at last those that move x0_hat. For samplers
-    with a memory the threshold comes after the guides: what they remember is guided, and in range. (DPM-Solver++ sec. 5)
+    with a memory the threshold comes after the guides: what they remember is guided, and in range. (DPM-Solver++)
 
     smoothing  each sample's noise for TFG's Monte-Carlo smoothing of x0_hat
     """

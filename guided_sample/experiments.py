@@ -191,8 +191,8 @@ def is_folder_name(name: str) -> bool:
 
 
 def runs_in(folders: Iterable[Path]) -> tuple[list[Path], dict[str, Any] | None]:
-    """(the evaluated runs that these folders are, or as sweeps have, what a report is told of the experiment: where there are
-    several, the kinds alone). UserError for a folder that is neither."""
+    """(the evaluated runs that these folders are, or as sweeps have, what a report is told of the experiment: of other
+    than one sweep, the kinds alone). UserError for a folder that is neither."""
     runs, records = [], []
     for folder in folders:
         if (folder / RECORD).is_file():
@@ -210,9 +210,12 @@ def runs_in(folders: Iterable[Path]) -> tuple[list[Path], dict[str, Any] | None]
         else:
             raise UserError(f"{folder} has no {EVALUATION}; give the folder of a sweep, or of a run that eval-samples has "
                             f"measured.")
+    runs = list(dict.fromkeys(runs))
     if len(records) == len(set(folders)) == 1:
         return runs, records[0]
-    kinds = {name: kind for record in records for name, kind in record.get("kinds", {}).items()}
+    homes = dict.fromkeys((run.parent if run.name == "upsampled" else run).resolve().parent for run in runs)
+    there = [read_json(home / RECORD) for home in homes if (home / RECORD).is_file()]
+    kinds = {name: kind for record in there for name, kind in kinds_in(record).items()}
     return runs, {"kinds": kinds} if kinds else None
 
 

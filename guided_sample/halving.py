@@ -17,7 +17,11 @@ class Halving:
 
     def __init__(self, plan: Plan, small: Callable[[Sequence[int]], Tensor] | None, tell: Callable[[str], object]) -> None:
         self.plan, self.small, self.tell = plan, small, tell
-        self.most = math.inf
+        self.most: float = math.inf
+
+    @property
+    def halved(self) -> bool:
+        return self.most < math.inf
 
     def drawn(self, batch: range, wanted: Sequence[int], bar: Any) -> Iterator[Batch]:
         """All parts of the batch in which some samples are wanted. One sample that does not fit raises what told so."""

@@ -112,7 +112,7 @@ class Threshold(click.ParamType):
             quantile = math.nan
         if not 0 < quantile <= 1:
             self.fail(f"{number!r} is no quantile; give a number above 0 and at most 1, as in dynamic:0.995.", param, ctx)
-        return f"dynamic:{quantile:g}"
+        return f"dynamic:{quantile!r}" if quantile < 1 else "dynamic:1"
 
 
 class Plain(click.ParamType):

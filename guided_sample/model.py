@@ -53,7 +53,7 @@ class Look:
     outer  a guide around this one's model looks through it: the graph is kept
     """
 
-    def __init__(self, model: Model, x_t: Tensor, step: Step, t: int | None = None, outer: bool = False) -> None:
+    def __init__(self, model: Model, x_t: Tensor, step: Step, t: float | None = None, outer: bool = False) -> None:
         self.x_t, self.step, self._outer = x_t, step, outer
         self.t = torch.full((len(x_t),), step.t if t is None else t, device=x_t.device)
         self._model, self._versions, self._graph = model, [(x_t, x_t._version)], outer
@@ -212,7 +212,7 @@ def steered_at_mean(model: Model, *guides: Guide) -> Model:
         if not awake:
             return prediction
         mean = posterior_mean(step, x_t, prediction.x0_hat)
-        look = Look(no_estimate, mean.detach().requires_grad_(), step, max(step.t_prev, 0))
+        look = Look(no_estimate, mean.detach().requires_grad_(), step, max(step.t_prev, type(step.t)(0)))
         return with_gradient(prediction, *climbed(awake, look, keep=False))
     return steering
 

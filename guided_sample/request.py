@@ -86,17 +86,19 @@ class Request:
                        metavar="K")
     particles: int = asked(1, Whole(min=1), "Chains a sample, weighed and drawn among: at any scale from p(x) p(y|x)^scale, "
                            "exactly for many (TDS); so many times the work.")
-    sampler: str = asked("ddpm", click.Choice(list(SAMPLERS)), "How to go from noise to an image.")
+    sampler: str = asked("ddpm", click.Choice(list(SAMPLERS)), "How to go from noise to an image: as ADM did, or in 8 to 20 "
+                         "evaluations by DPM-Solver++(2M), its SDE form or UniPC.")
     steps: str | tuple[int, ...] | None = asked(None, Steps(), "Timesteps to keep: 250, or ddim25 (a whole number apart), or "
-                                                "90,60,60,20,20 (so many in each section). [default: the model's]")
+                                                "90,60,60,20,20 (so many in each section), or a grid: logsnr15, uniform15, "
+                                                "quadratic15 (even in log SNR, in t, in its root). [default: the model's]")
     knobs: Mapping[str, Any] = field(default_factory=dict)
     grad_at: str = asked("x_t", click.Choice(["x_t", "mean"]), "Where DDPM's gradient is taken: as ADM's program does it, or "
                          "as its paper writes it.")
     fractional_t: bool = asked(False, click.BOOL, "Steps of a grid exactly where it has them, for networks that take t between "
                                "whole numbers; else at the nearest whole t.", is_flag=True)
-    threshold: str = asked("static", Threshold(), "x0_hat is clipped to [-1,1] (static), or to each sample's own quantile of "
-                           "|x0_hat| and divided by that (dynamic, or dynamic:0.995), or neither (none); by solvers that "
-                           "remember steps with the guidance in it, by DDPM and DDIM before.", metavar="HOW")
+    threshold: str = asked("static", Threshold(), "static: x0_hat is clipped to [-1,1]; dynamic, or dynamic:0.995: to that "
+                           "quantile of each sample's |x0_hat|, and divided by it; none: it is not. DDPM and DDIM add the "
+                           "guidance after that, the other samplers before.", metavar="HOW")
     num_samples: int | None = asked(None, Whole(min=1), "[default: 16, or two of each of several classes]")
     upsample: str | None = asked(None, Text(), "Then enlarge the samples with the model's upsampler, or with this one, into "
                                  "OUT/upsampled.", is_flag=False, flag_value="", metavar="[MODEL]")

@@ -13,9 +13,9 @@ from tqdm import tqdm
 from guided_sample.behind import behind
 from guided_sample.evaluations import evaluations
 from guided_sample.folder import Columns, RunFolder
+from guided_sample.halving import Halving
 from guided_sample.labels import Wish
 from guided_sample.particles import collapse
-from guided_sample.halving import Halving
 from guided_sample.plan import Plan, from_pixels
 from guided_sample.sanity import misconfigured
 from guided_sample.shares import Share
@@ -64,7 +64,9 @@ def run_stage(plan: Plan, out: Path, share: Share, block: int, size: int, tell: 
         if check and lacking and share.talks:
             try_out(plan, tell)
         if plan.compile and lacking:
-            tell(compiled(plan, len(next(iter(lacking)))))
+            told = compiled(plan, len(next(iter(lacking))))
+            if share.talks:
+                tell(f"{plan.request.upsample or plan.request.model}: {told}")
         draw_lacking(plan, folder, share, lacking, size,
                      None if small is None else lambda batch: from_pixels(small.images(batch)), tell)
     return folder
@@ -88,19 +90,18 @@ def draw_lacking(plan: Plan, folder: RunFolder, share: Share, lacking: dict[rang
              rounding, and shall not depend on what was lost
     small    for a second stage: indices -> the images to enlarge [B,C,h,w] in [-1,1]
 
-    Ctrl-C, a kill or an error loses at most the batch at work, and what is being written. A batch that does not fit is drawn in
-    halves, and so are those after it.
+    Ctrl-C, a kill or an error loses at most the batch at work, and a kill what waits to be written, behind.WAITING images. A
+    batch that does not fit is drawn in halves, and so are those after it.
     """
     num_samples, steps, own = plan.request.num_samples, len(plan.steps), sum(map(len, lacking.values()))
     assert num_samples is not None
-    started = time.perf_counter()
+    started, halving = time.perf_counter(), Halving(plan, small, tell)
     bar = tqdm(total=own * steps, unit_scale=1 / steps, unit=" images", desc="sampling", bar_format=BAR, dynamic_ncols=True,
                disable=not share.talks)  # counts steps, tells images
     try:
         with bar, enough_memory(lambda: f"not even one sample fits into the memory of {plan.device}; choose a smaller model, "
                                         f"or end other programs: the {len(folder.lines)} finished images stay."), \
                 behind(folder.add) as store:
-            halving = Halving(plan, small, tell)
             for batch, wanted in lacking.items():
                 for drawn in halving.drawn(batch, wanted, bar):
                     for line, pixels in zip(drawn.lines, drawn.images):
@@ -115,7 +116,7 @@ def draw_lacking(plan: Plan, folder: RunFolder, share: Share, lacking: dict[rang
     speed = {"images": own, "seconds": round(seconds, 2), "images_per_second": round(own / seconds, 2)}
     report = {"device": device_name(plan.device), "batch_size": size, "evaluations": told_evaluations(plan),
               "last_run": speed | ({"share": str(share)} if share.count > 1 else {})
-              | ({"compiled": True} if plan.compile else {})}
+              | ({"compiled": True} if plan.compile else {}) | ({"halved_to": halving.most} if halving.halved else {})}
     folder.finish(num_samples, lambda total: columns_of(plan, total), report if own else {})
     sizes = [line["ess"] for line in folder.lines.values() if "ess" in line]
     if sizes and share.talks and (doubt := collapse(sizes, plan.chains)):

@@ -50,8 +50,8 @@ def refuse_order(asked: Request, count: int) -> None:
     """UserError for a solver of a higher order than there are steps."""
     order = asked.knobs.get("order", 1)
     if order > count:
-        raise UserError(f"{asked.sampler} of order {order} needs as many steps, and there are {count}; take more --steps, or "
-                        f"--order 2." if count > 1 else f"{asked.sampler} needs 2 steps, and there is 1; take more --steps.")
+        there = f"there are {count}; take more, or --order 2" if count > 1 else "there is 1; take more"
+        raise UserError(f"{asked.sampler} of order {order} needs {order} steps, and of --steps {there}.")
 
 
 def refuse_contrast(asked: Request, model: Card) -> None:

@@ -128,11 +128,12 @@ def kept_timesteps(spec: Spec, schedule: NoiseSchedule, fractional: bool = False
 
 def on_grid(kind: str, count: int, schedule: NoiseSchedule, fractional: bool) -> list[Any]:
     """So many timesteps from t = 0 to the noisiest of use, even in log SNR ("logsnr"), in t ("uniform") or in the root of
-    t + 1 ("quadratic"). At whole t, two that are nearest to the same go to the next ones. (DPM-Solver app. D.4)"""
+    t + 1 ("quadratic"). At whole t, two that are nearest to the same go to the next ones. (DPM-Solver's program)"""
     half, last = [half_log_snr(alpha_bar) for alpha_bar in schedule.alpha_bar.tolist()], most_on_grid(schedule) - 1
-    if count < 1 or count > (last + 1 if last == 0 or not fractional else MOST):
+    most = MOST if fractional and last else last + 1
+    if not 1 <= count <= most:
         raise UserError(f"steps '{kind}{count}' cannot be made: of {schedule.T} timesteps {last + 1} are not all but "
-                        f"noise, so 1 to {last + 1} can be kept.")
+                        f"noise, so 1 to {most} can be kept.")
     if kind == "logsnr":
         wanted = -np.logaddexp(0, -2 * np.linspace(half[last], half[0], count)[::-1])  # log alpha_bar
         t = np.interp(-wanted, -np.log(schedule.alpha_bar), np.arange(schedule.T))

@@ -1,6 +1,7 @@
 """The forward process q(x_t | x_0), told by its noise schedule.
 
-x_0 [B,C,H,W] in [-1,1]; eps standard normal of the same shape; t int64 [B] in 0..T-1, where t=0 is one step of noise.
+x_0 [B,C,H,W] in [-1,1]; eps standard normal of the same shape; t int64 [B] in 0..T-1, where t=0 is one step of noise (samplers
+may tell one between whole numbers).
 """
 from __future__ import annotations
 
@@ -85,7 +86,7 @@ class NoiseSchedule:
         return 1 - self.alpha_bar / np.append(1.0, self.alpha_bar[:-1])
 
     def alpha_bar_at(self, t: Any) -> np.ndarray:
-        """alpha_bar at whole t, or between them, where its logarithm is taken to be straight. (DPM-Solver app. D.4)"""
+        """alpha_bar at whole t, or between them, where its logarithm is taken to be straight. (DPM-Solver's program)"""
         t = np.asarray(t)
         return self.alpha_bar[t] if t.dtype.kind == "i" else np.exp(np.interp(t, np.arange(self.T), np.log(self.alpha_bar)))
 

@@ -38,7 +38,7 @@ def list_models(ctx: click.Context, param: click.Parameter, wanted: bool) -> Non
 def option_of(key: str, kind: click.ParamType, help: str, default: Any, **more: Any) -> Any:
     if more.get("multiple"):
         kind = click.STRING
-    if default not in (None, ()):
+    if default not in (None, (), False):
         help += f" [default: {default}]"
     return click.option(f"--{key.replace('_', '-')}", key, type=kind, default=None, help=help, **more)
 
@@ -67,7 +67,7 @@ def asked_share(ctx: click.Context, param: click.Parameter, asked: str | None) -
 @click.command(cls=FriendlyCommand)
 @asked_options
 @click.option("--fast", is_flag=True, help="The best known 15 steps for the model: sampler, steps and threshold, each of which "
-              "a flag beside it may change; without it, ADM's 250.")
+              "a flag beside it may change; without it, the published ones.")
 @click.option("--clip/--no-clip", default=None, hidden=True)  # --threshold's former name
 @click.option("--request", type=click.Path(path_type=Path), metavar="FILE", help="All of the above from a TOML or JSON file, "
               "keys as the flags are named, or a run's manifest.json, to draw its images again. Flags beside it come first.")
@@ -75,7 +75,7 @@ def asked_share(ctx: click.Context, param: click.Parameter, asked: str | None) -
 @click.option("--batch-size", type=click.IntRange(min=1),
               help="Images at a time. For one size they are the same to the bit, whoever draws them and whatever was killed; "
                    "for another, float32 differs by rounding, bf16 by up to two grey levels. [default: 64 up to 64 pixels, 16 "
-                   "at 128, 4 at 256]")
+                   "at 128, 4 at 256; what does not fit into memory is halved, and told]")
 @click.option("--compile", "compiles", is_flag=True, help="The networks through torch.compile, on a GPU with CUDA graphs: "
               "slower to start, then faster; it says from how many images on. Images differ by rounding.")
 @click.option("--shard", "share", metavar="I/N", callback=asked_share,
@@ -122,7 +122,7 @@ def guided_sample(fast: bool, clip: bool | None, request: Path | None, dry_run: 
         from guided_sample.rehearsal import rehearsal
         from guided_sample.run import closing, run
 
-    plan = Plan.of(asked, device, compile=compiles)
+    plan = Plan.of(asked, device, compile=compiles and not dry_run)
     if share.talks:
         tell(plan.notes)
     largest = max(numbers_in(plan.request.scale), default=0)
@@ -132,7 +132,7 @@ def guided_sample(fast: bool, clip: bool | None, request: Path | None, dry_run: 
     out = out or default_out(asked, plan.request, again=request is not None and request.name == MANIFEST)
     if dry_run:
         if share.talks:  # of all shares
-            click.echo(rehearsal(plan, out, batch_size or (None if plan.second else batches)))
+            click.echo(rehearsal(plan, out, batch_size or (None if plan.second else batches)) + ", not compiled" * compiles)
         return
     folder = run(plan, out, batch_size or (None if plan.second else batches), lambda text: click.echo(text, err=True), check,
                  share)
@@ -161,7 +161,8 @@ def default_out(asked: Request, full: Request, again: bool) -> Path:
 
 def steering(full: Request) -> Iterator[str]:
     """How it is steered, where that is not as usual; the scale always."""
-    for name in ("scale", "cfg", "weak", "weak_scale", *OF_CLASSIFIER, "cfg_plus_plus", "contrast", "recur", "particles"):
+    for name in ("scale", "cfg", "weak", "weak_scale", *OF_CLASSIFIER, "cfg_plus_plus", "contrast", "recur", "particles",
+                 "threshold", "fractional_t"):
         value = getattr(full, name)
         if value != Request.__dataclass_fields__[name].default:
             amounts = numbers_in(value) if isinstance(value, float | tuple | Mapping) else []

@@ -96,7 +96,7 @@ def report_on(folders: list[Path], out: Path | None) -> None:
     runs, experiment = runs_in(folders)
     from guided_sample.report import write_report
 
-    page = write_report(runs, out or (folders[0] if experiment else Path()), experiment)
+    page = write_report(runs, out or (folders[0] if "name" in (experiment or {}) else Path()), experiment)
     click.echo(f"{len(runs)} runs: look at {page}")
 
 

@@ -8,6 +8,7 @@ import click
 
 from guided_sample.training.recipes import denoiser_recipe
 from guided_sample.unet_config import UNetConfig
+from noisy_clf.checkpoints.run_folder import averages
 from noisy_clf.cli.options import DATA, EXECUTION, NETWORK, SCHEDULE, TRAINING, options, overridden, schedule_option
 from noisy_clf.datasets import load_dataset, refuse_unknown
 from noisy_clf.errors import FriendlyCommand
@@ -64,5 +65,7 @@ def train_ddpm(dataset: str, data_folder: Path | None, grey: bool, image_size: i
         train(denoiser_task(denoiser, data, drop_labels), data, training, out, how)
     if how.processes.first:
         plainly = "--cfg 2" if drop_labels else "--scale 0" if class_conditional else "--class none"
-        click.echo(f"The best model is in {out / 'best'}, what it drew on the way in {out / 'previews'}, earlier states by "
-                   f"name: --weak {out}@step-N; sample from it with: guided-sample --model {out} {plainly}")
+        first = min(averages(out), default=training.iterations)
+        weak = f" (an earlier one, for autoguidance: --weak {out}@step-{first})" * (first < training.iterations)
+        click.echo(f"The best model is in {out / 'best'}{weak}, what it drew on the way in {out / 'previews'}; sample from it "
+                   f"with: guided-sample --model {out} {plainly}")

@@ -1,4 +1,4 @@
-"""SDE-DPM-Solver++(2M), guided: with fresh noise at each step, as DDPM. (DPM-Solver++ sec. 6)"""
+"""SDE-DPM-Solver++(2M), guided: with fresh noise at each step, as DDPM. (DPM-Solver++'s SDE solvers)"""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence

@@ -165,10 +165,13 @@ class AttentionBlock(nn.Module):
         self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        B, C, H, W = x.shape
         pixels = self.norm(x).permute(0, 2, 3, 1).contiguous()  # [B,H,W,C]
-        q, k, v = split_heads(pointwise(self.qkv, pixels).flatten(1, 2), self.heads, self.order)
+        pixels = pixels.flatten(1, 2) if x.is_contiguous() else pixels
+        qkv = pointwise(self.qkv, pixels).reshape(B, H * W, 3 * C)
+        q, k, v = split_heads(qkv, self.heads, self.order)
         h = attend(q, k, v).transpose(1, 2).reshape(pixels.shape)
-        h = pointwise(self.proj_out, h).permute(0, 3, 1, 2)
+        h = pointwise(self.proj_out, h).reshape(B, H, W, C).permute(0, 3, 1, 2)
         return x + (h.contiguous() if x.is_contiguous() else h)
 
 
@@ -191,8 +194,12 @@ class AttentionPool(nn.Module):
 
 
 def pointwise(conv: nn.Module, x: Tensor) -> Tensor:
-    """A 1x1 Conv1d (the shape that released files fix) as a linear map of the last axis."""
-    return F.linear(x, conv.get_parameter("weight")[:, :, 0], conv.get_parameter("bias"))
+    """A 1x1 Conv1d (the shape that released files fix) as a linear map of the last axis; of a map's pixels [B,H,W,C] in float32
+    on a CPU as a convolution, which takes half the time of that product."""
+    weight, bias = conv.get_parameter("weight"), conv.get_parameter("bias")
+    if x.ndim == 4 and x.device.type == "cpu" and x.dtype == torch.float32:
+        return F.conv2d(x.permute(0, 3, 1, 2), weight[..., None], bias).permute(0, 2, 3, 1)
+    return F.linear(x, weight[:, :, 0], bias)
 
 
 class TimeSequential(nn.Sequential):

@@ -2,14 +2,18 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import guided_sample.plan
+import guided_sample.step_time
+import noisy_clf.noise
 from guided_sample.plan import Plan
 from guided_sample.request import Request
 from guided_sample.step_time import compiled
@@ -108,11 +112,35 @@ def test_fp16_on_a_cpu_is_refused():
 
 
 @pytest.mark.parametrize("indices", [[0], [3, 1, 4], range(9)])
-def test_noise_drawn_ahead_is_the_samples_own(indices):
+def test_noise_drawn_ahead_is_the_samples_own(indices, monkeypatch: pytest.MonkeyPatch):
     """As a GPU's is drawn, here into ordinary memory."""
     expected, noise = (SampleNoise(5, indices, (2, 3, 3), torch.device("cpu")) for _ in range(2))
+    noise.device = Elsewhere()
+    moved = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda draw, where, **how: draw if isinstance(where, Elsewhere) else
+                        moved(draw, where))
+    monkeypatch.setattr(noisy_clf.noise, "fill", slowly)
     for _ in range(4):
-        draw, parts = noise._begun()
-        for part in parts:
-            part.result()
-        assert torch.equal(draw, expected())
+        assert torch.equal(noise(), expected())
+
+
+class Elsewhere:
+    """A device that is no CPU."""
+
+    type = "elsewhere"
+
+
+def slowly(streams, rows) -> None:
+    time.sleep(0.02)
+    for stream, row in zip(streams, rows):
+        stream.standard_normal(dtype=np.float32, out=row)
+
+
+def test_from_how_many_images_on_it_pays(denoiser_folder: Path, traced: None, monkeypatch: pytest.MonkeyPatch):
+    """A step of 4 images takes 1 s in place of 3, and 5 of these steps an image: 100 s of compiling pay from 40 images on."""
+    plan = Plan.of(Request(model=str(denoiser_folder)), "cpu", compile=True)
+    seconds, clock = iter([3.0, 1.0]), iter([0.0, 104.0])
+    monkeypatch.setattr(guided_sample.step_time, "step_seconds", lambda *_: next(seconds))
+    monkeypatch.setattr(guided_sample.step_time, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert compiled(plan, 4) == "Compiled in 100 s: a step of 4 images takes 1e+03 ms, where it took 3e+03, which pays from " \
+                                "40 images on."

@@ -61,6 +61,16 @@ def test_batches_that_do_not_fit_are_drawn_in_halves(room_for: Any, error: BaseE
     assert json.loads(Path("halved/manifest.json").read_text())["batch_size"] == 8
 
 
+def test_halves_of_which_nothing_is_lacking_are_not_drawn_again(room_for: Any):
+    assert run(*COMMAND, "--out", "out").exit_code == 0
+    before = Path("out/000001.png").read_bytes()
+    Path("out/000001.png").unlink()
+    tried = room_for(4, MemoryError())
+    assert run(*COMMAND, "--out", "out").exit_code == 0
+    assert tried == [8, 4] and abs(len(Path("out/000001.png").read_bytes()) - len(before)) < 20
+    assert json.loads(Path("out/manifest.json").read_text())["last_run"]["halved_to"] == 4
+
+
 def test_one_sample_that_does_not_fit_is_told_and_what_is_finished_stays(room_for: Any):
     assert run(*COMMAND[:-2], "--steps", "6", "--num-samples", 2, "--out", "out").exit_code == 0
     tried = room_for(0, MemoryError())

@@ -286,6 +286,12 @@ def test_kinds_are_drawn_over_their_steps_too():
     assert "mild" in legend and "strong" in legend and "DDIM" not in legend
 
 
+def test_steps_on_a_fractional_grid_are_counted_however_many():
+    manifest = manifest_of(steps="50") | {"last_run": None}
+    manifest["request"] |= {"steps": "logsnr1500", "fractional_t": True}
+    assert Run.read(stored_run(Path("fine"), manifest, evaluation_of(FD=3))).steps == 1500
+
+
 def test_runs_whose_steps_are_not_told_are_drawn_beside_others():
     folders = [stored_run(Path(f"run{i}"), manifest_of(steps="50") | {"last_run": None}, evaluation_of(FD=3 + i))
                for i in range(3)]

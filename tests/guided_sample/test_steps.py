@@ -164,8 +164,8 @@ def test_fractional_grids_may_be_finer_than_the_schedule(denoiser_folder: Path):
 
 @pytest.mark.parametrize("arguments, words", [
     (["--sampler", "unipc", "--order", 3, "--steps", "logsnr2"],
-     "unipc of order 3 needs as many steps, and there are 2; take more --steps, or --order 2."),
-    (["--sampler", "unipc", "--steps", "logsnr1"], "unipc needs 2 steps, and there is 1"),
+     "unipc of order 3 needs 3 steps, and of --steps there are 2; take more, or --order 2."),
+    (["--sampler", "unipc", "--steps", "logsnr1"], "unipc of order 2 needs 2 steps, and of --steps there is 1; take more."),
     (["--sampler", "unipc", "--order", 4], "4 is not in the range 2<=x<=3"),
     (["--order", 3], "order belongs to --sampler unipc"),
     (["--sampler", "dpm++", "--steps", "logsnr60"], "of 50 timesteps 49 are not all but noise, so 1 to 49 can be kept"),

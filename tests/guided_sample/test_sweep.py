@@ -440,6 +440,9 @@ def test_kinds_are_drawn_kept_apart_and_told_to_the_report(denoiser_folder: Path
     assert measured.report == ["at_the_mean", "plain+", "plain+-scale-4", "plain-scale-0", "plain-scale-3"]
     told = swept("--report", "sweeps/mine")
     assert "5 runs" in told and measured.experiment["kinds"]["at_the_mean"] == "at the mean"
+    for count, *folders in (5, "sweeps/mine", "sweeps/mine/plain+"), (1, "sweeps/mine/at_the_mean"):  # no sweep's page is lost
+        assert swept("--report", *folders).endswith(f"{count} runs: look at report.html\n")
+        assert measured.experiment["kinds"]["at_the_mean"] == "at the mean"
     assert_refused(sweep(write_kinds("mine.toml", mean, plain, same | {"name": "other", "scale": [3, 4]}, **above)),
                    "of the cell plain+, it is not asked for any more")
 

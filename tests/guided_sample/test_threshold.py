@@ -67,8 +67,15 @@ def test_solvers_that_remember_threshold_after_the_guidance_and_adm_before(sampl
     assert (x0_hat.abs().max() <= 1.001) == (after and threshold != "none")
 
 
+def test_at_clean_x0_hat_ddim_clips_before_the_guidance_and_after():
+    model, plain, _, step = composed("ddim", "static", see="x0")
+    found = model(normal_noise((3, 1, 8, 8))(), step)
+    assert found.gradient is None and found.x0_hat.abs().max() <= 1
+
+
 @pytest.mark.parametrize("text, kept", [("static", "static"), ("none", "none"), ("dynamic", "dynamic:0.995"),
-                                        ("dynamic:0.9", "dynamic:0.9"), ("dynamic:1", "dynamic:1")])
+                                        ("dynamic:0.9", "dynamic:0.9"), ("dynamic:1", "dynamic:1"),
+                                        ("dynamic:0.99999999", "dynamic:0.99999999")])
 def test_thresholds_are_told_in_full(text: str, kept: str):
     assert Request(threshold=text).threshold == kept
 

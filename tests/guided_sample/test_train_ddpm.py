@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -67,11 +68,21 @@ def test_labels_are_dropped_only_where_they_are_shown() -> None:
     assert_refused(invoke(train_ddpm, *TINY, "--drop-labels", 0.1), "--class-conditional", "give both, or leave it out")
 
 
-@pytest.mark.parametrize("flags", [[], ["--class-conditional"], ["--class-conditional", "--drop-labels", 0.1]])
-def test_the_command_that_it_ends_with_draws(flags: list[object]) -> None:
-    command = shlex.split(trained(*flags).strip().split("sample from it with: ")[1])
-    assert command[0] == "guided-sample"
+@pytest.mark.parametrize("flags, plainly", [
+    ([], "--class none"), (["--class-conditional"], "--scale 0"),
+    (["--class-conditional", "--drop-labels", 0.1], "--cfg 2")])
+def test_the_command_that_it_ends_with_draws(flags: list[object], plainly: str) -> None:
+    told = trained(*flags)
+    command = shlex.split(told.strip().split("sample from it with: ")[1])
+    assert command[0] == "guided-sample" and " ".join(command).endswith(plainly) and "--weak" not in told
     result = run(*command[1:], "--steps", 2, "--num-samples", 2)
+    assert result.exit_code == 0, result.output
+
+
+def test_the_earlier_state_that_it_ends_with_guides() -> None:
+    weak = re.search(r"--weak ddpm@step-2(?=\))", trained("--save-every", 2))
+    assert weak
+    result = run("--model", "ddpm", *weak[0].split(), "--weak-scale", 2, "--class", "none", "--steps", 2, "--num-samples", 2)
     assert result.exit_code == 0, result.output
 
 
