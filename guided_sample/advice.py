@@ -9,7 +9,6 @@ from guided_sample.steps import nearest_steps
 from noisy_clf.checkpoints.model_folder import CONFIG, ModelFolder, config_from
 from noisy_clf.schedule import NoiseSchedule
 
-
 FAST = {"sampler": "unipc", "steps": "logsnr15", "threshold": "static"}  # the best known of 15 evaluations: README's table
 
 

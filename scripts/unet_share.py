@@ -27,7 +27,6 @@ from noisy_clf.heap import keep_what_is_freed
 
 SHAPES = {"64": IMAGENET64, "256": IMAGENET256_UNCOND}
 
-
 Network = tuple[UNet, Callable[[], Tensor]]
 Shapes = Counter[tuple[tuple[int, ...], int]]  # how often, by the input's shape [B,C,H,W] and the output's channels
 

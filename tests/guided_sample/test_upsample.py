@@ -88,6 +88,14 @@ class Recorder(nn.Module):
         return torch.zeros(len(x), 6, *x.shape[2:])
 
 
+def test_the_second_stage_takes_the_same_grid_exactly_or_at_whole_t():
+    for fractional in (False, True):
+        plan = Plan.of(Request(model="imagenet64", scale=0.0, sampler="dpm++", steps="logsnr6", fractional_t=fractional,
+                               upsample=""), "cpu")
+        for stage in (plan, plan.second):
+            assert len(stage.steps) == 6 and any(step.t % 1 for step in stage.steps) == fractional
+
+
 def test_the_network_sees_x_t_and_the_small_image_enlarged_bilinearly_as_in_SuperResModel():
     small, x_t = torch.rand(2, 3, 8, 8) * 2 - 1, torch.randn(2, 3, 16, 16)
     t, y = torch.tensor([5, 700]), torch.tensor([2, 0])

@@ -91,6 +91,22 @@ def test_pointwise_is_the_linear_map_of_the_last_axis_however_many_rows(shape: t
         assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("order", ["legacy", "new"])
+def test_attention_is_the_same_in_either_layout_and_keeps_it(order: str) -> None:
+    block = AttentionBlock(32, heads=2, order=order)  # type: ignore[arg-type]
+    nn.init.normal_(block.proj_out.weight, std=0.1)
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(2, 32, 4, 6, generator=torch.Generator().manual_seed(0))
+        x = x.contiguous(memory_format=layout).requires_grad_()
+        found = block(x)
+        assert found.is_contiguous(memory_format=layout)
+        results.append((found, *torch.autograd.grad(found.square().sum(), (x, block.qkv.weight))))
+    for one, other in zip(*results):
+        assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert (results[0][0] - x).abs().max() > 0.1  # it attends
+
+
 @pytest.mark.parametrize("weights, at_once", [(2 ** 22, 10), (3 * 6 * 6, 3), (6 * 6, 1), (1, 0)])
 def test_attention_in_bf16_is_that_of_float32_however_many_heads_at_a_time(
         monkeypatch: pytest.MonkeyPatch, weights: int, at_once: int) -> None:
