@@ -1,4 +1,4 @@
-"""A batch that does not fit into memory is drawn in halves."""
+"""How many samples of a batch are drawn at once: on a CPU some, on a GPU all that fit, else halves."""
 from __future__ import annotations
 
 import math
@@ -12,16 +12,19 @@ from guided_sample.plan import Batch, Plan
 from noisy_clf.errors import out_of_memory
 
 
+def at_once(plan: Plan, batch: int) -> int:
+    """Of a batch: on a CPU no more than keep its cores busy, as many pixels as 8 images of 64 have. Others would only take
+    memory; and for whole multiples of these, images are the same to the bit whatever the batch."""
+    busy = max(1, 8 * 64 ** 2 // plan.denoiser.image_size ** 2 // plan.chains)
+    return min(batch, busy) if plan.device.type == "cpu" else batch
+
+
 class Halving:
-    """Draws batches, and those that do not fit in halves, or in halves of these."""
+    """Draws batches, and what of them does not fit in halves, or in halves of these."""
 
     def __init__(self, plan: Plan, small: Callable[[Sequence[int]], Tensor] | None, tell: Callable[[str], object]) -> None:
         self.plan, self.small, self.tell = plan, small, tell
-        self.most: float = math.inf
-
-    @property
-    def halved(self) -> bool:
-        return self.most < math.inf
+        self.most: float = math.inf  # that may fit, since some did not
 
     def drawn(self, batch: range, wanted: Sequence[int], bar: Any) -> Iterator[Batch]:
         """All parts of the batch in which some samples are wanted. One sample that does not fit raises what told so."""
@@ -31,11 +34,13 @@ class Halving:
             here = sum(index in part for index in wanted)
             if not here:
                 continue
-            if len(part) <= self.most and (drawn := self.tried(part, here, bar)) is not None:
-                yield drawn
+            most = int(min(self.most, at_once(self.plan, len(part))))
+            if len(part) > most:
+                parts = [part[:most], part[most:], *parts]
+            elif (drawn := self.tried(part, here, bar)) is None:
+                parts = [part, *parts]
             else:
-                half = math.ceil(len(part) / 2)
-                parts = [part[:half], part[half:], *parts]
+                yield drawn
 
     def tried(self, part: range, wanted: int, bar: Any) -> Batch | None:
         """None where it does not fit; what it took of memory is given back then, and told."""

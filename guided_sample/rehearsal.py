@@ -7,6 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from guided_sample.evaluations import evaluations
+from guided_sample.halving import at_once
 from guided_sample.loading import OWN
 from guided_sample.plan import Plan
 from guided_sample.run import usual_batch
@@ -26,7 +27,8 @@ def rehearsal(plan: Plan, out: Path, batch_size: int | None) -> str:
         size = min(batch_size or usual_batch(stage), N)
         name = stage.request.upsample or stage.request.model
         lines.append(f"# {name}: {len(stage.steps)} steps of {N} samples in batches of {size}: {told(stage, N)}")
-        seconds += step_seconds(stage, size) * sum(map(stage.passes, stage.steps)) * math.ceil(N / size)
+        some = at_once(stage, size)
+        seconds += step_seconds(stage, some) * sum(map(stage.passes, stage.steps)) * math.ceil(N / some)
         disk += N * (2 * math.prod(stage.denoiser.shape) + AROUND) + GRID  # PNGs and npz
     lines.append(f"# about {tqdm.format_interval(seconds)} on {device_name(plan.device)}, and at most "
                  f"{tqdm.format_sizeof(disk, 'B')} in {out}")

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from guided_sample.behind import behind
 from guided_sample.evaluations import evaluations
 from guided_sample.folder import Columns, RunFolder
-from guided_sample.halving import Halving
+from guided_sample.halving import Halving, at_once
 from guided_sample.labels import Wish
 from guided_sample.particles import collapse
 from guided_sample.plan import Plan, from_pixels
@@ -64,7 +64,7 @@ def run_stage(plan: Plan, out: Path, share: Share, block: int, size: int, tell: 
         if check and lacking and share.talks:
             try_out(plan, tell)
         if plan.compile and lacking:
-            told = compiled(plan, len(next(iter(lacking))))
+            told = compiled(plan, at_once(plan, len(next(iter(lacking)))))
             if share.talks:
                 tell(f"{plan.request.upsample or plan.request.model}: {told}")
         draw_lacking(plan, folder, share, lacking, size,
@@ -116,7 +116,7 @@ def draw_lacking(plan: Plan, folder: RunFolder, share: Share, lacking: dict[rang
     speed = {"images": own, "seconds": round(seconds, 2), "images_per_second": round(own / seconds, 2)}
     report = {"device": device_name(plan.device), "batch_size": size, "evaluations": told_evaluations(plan),
               "last_run": speed | ({"share": str(share)} if share.count > 1 else {})
-              | ({"compiled": True} if plan.compile else {}) | ({"halved_to": halving.most} if halving.halved else {})}
+              | ({"compiled": True} if plan.compile else {}) | ({"halved_to": halving.most} if halving.most < math.inf else {})}
     folder.finish(num_samples, lambda total: columns_of(plan, total), report if own else {})
     sizes = [line["ess"] for line in folder.lines.values() if "ess" in line]
     if sizes and share.talks and (doubt := collapse(sizes, plan.chains)):

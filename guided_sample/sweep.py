@@ -19,6 +19,7 @@ from tqdm import tqdm
 from guided_sample.at_work import briefly_alone, held
 from guided_sample.experiments import EVALUATION, RECORD, STRENGTHS, Cell, Experiment, called, is_folder_name, measures_of
 from guided_sample.folder import NPZ
+from guided_sample.halving import at_once
 from guided_sample.loading import Shelf
 from guided_sample.manifest import MANIFEST
 from guided_sample.metrics.measures import measures_told
@@ -100,7 +101,7 @@ class Sweep:
                 there = drawn_in(self.samples(cell), N)
                 drawn, total = drawn + there, total + N
                 for stage in stages(plan):
-                    size = min(self.batch_size or usual_batch(stage), N)
+                    size = at_once(stage, min(self.batch_size or usual_batch(stage), N))
                     cost = cost_of(stage, size, known) if there < N else 0.0
                     seconds += cost * sum(map(stage.passes, stage.steps)) * math.ceil((N - there) / size)
                     disk += (N - there) * (2 * math.prod(stage.denoiser.shape) + AROUND) + GRID  # PNGs and npz

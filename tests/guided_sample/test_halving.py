@@ -52,13 +52,23 @@ def test_batches_that_do_not_fit_are_drawn_in_halves(room_for: Any, error: BaseE
     tried = room_for(3, error)
     result = run(*COMMAND, "--out", "halved")
     assert result.exit_code == 0, result.output
-    assert tried == [8, 4, 2, 2, 2, 2, 2, 1, 2]  # 8 of 13, in twos, then 5: never more than fitted
+    assert tried == [8, 4, 2, 2, 2, 2, 2, 2, 1]  # 8 of 13, in twos, then 5: never more than fitted
     assert "A batch of 8 does not fit into the memory of cpu: going on with 4." in result.stderr
     assert result.stderr.count("does not fit") == 2
     assert_same_images("halved", "whole")
     lines = [[json.loads(line) for line in Path(out, "samples.jsonl").read_text().splitlines()] for out in ("whole", "halved")]
     assert [line | {"log_prob": None} for line in lines[0]] == [line | {"log_prob": None} for line in lines[1]]
     assert json.loads(Path("halved/manifest.json").read_text())["batch_size"] == 8
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_on_a_cpu_a_batch_of_twice_the_size_takes_no_more_memory_and_changes_no_byte(room_for: Any, precision: str):
+    command = [*COMMAND[:4], "--num-samples", 140, "--no-check", "--steps", 3, "--precision", precision]
+    assert run(*command, "--batch-size", 128, "--out", "one").exit_code == 0
+    tried = room_for(128, MemoryError())
+    assert run(*command, "--batch-size", 256, "--out", "other").exit_code == 0
+    assert tried == [128, 12]
+    assert Path("one/samples.npz").read_bytes() == Path("other/samples.npz").read_bytes()
 
 
 def test_halves_of_which_nothing_is_lacking_are_not_drawn_again(room_for: Any):
