@@ -14,8 +14,8 @@ FAST = {"sampler": "unipc", "steps": "logsnr15", "threshold": "static"}  # the b
 
 @dataclass(frozen=True)
 class Advice:
-    """How a model is best sampled, by sampler ("ddpm", "ddim", ...): with which classifier, scale and steps; and what --fast
-    takes otherwise than FAST.
+    """How a model is best sampled, by sampler ("ddpm", "ddim", ...): with which classifier, scale and steps; what --fast takes
+    otherwise than FAST; and the encoders that compare its samples with pictures, and with words.
 
     A model folder's config.json says so under "sampling", where one scale may stand for all samplers.
     """
@@ -24,6 +24,8 @@ class Advice:
     scale: float | dict[str, float] = 1.0
     steps: dict[str, str] = field(default_factory=dict)
     fast: dict[str, Any] = field(default_factory=dict)
+    encoder: str | None = None
+    text_encoder: str | None = None
 
     def scale_for(self, sampler: str) -> float:
         """That of the nearest sampler for which there is one."""

@@ -10,6 +10,7 @@ from guided_sample.released import MODELS
 from guided_sample.request import Request
 from noisy_clf import imagenet
 from noisy_clf.checkpoints.diffusers_scheduler import is_diffusers_folder
+from noisy_clf.checkpoints.by_name import CLIP, encoder_folder
 from noisy_clf.checkpoints.cache import cached
 from noisy_clf.checkpoints.model_folder import Kind, ModelFolder
 from noisy_clf.checkpoints.released import RELEASED
@@ -23,6 +24,7 @@ class Card:
 
     class_names  () where it knows no classes
     null_class   whether a class-conditional one can be sampled without a class
+    has_text     whether an encoder has a text tower
     small_size   of an upsampler: the size that it enlarges from
     upsampler    what enlarges its samples, where that is known
     """
@@ -33,6 +35,7 @@ class Card:
     advice: Advice = Advice()
     upsampler: str | None = None
     null_class: bool = False
+    has_text: bool | None = None
 
     @property
     def T(self) -> int | None:
@@ -56,6 +59,15 @@ def card_of(name_or_path: str, kind: Kind) -> Card:
         return Card()
     folder = ModelFolder.open(name_or_path, kind)
     return Card(space_of(folder), folder.class_names, None, advice_of(folder), null_class=folder.config["null_class"])
+
+
+def card_of_encoder(name: str) -> Card:
+    """UserError where there is no such encoder. A clean one has no space of its own."""
+    folder = encoder_folder(name)
+    if folder is None:
+        return Card(has_text=name.startswith(CLIP))
+    tuned = folder.config["kind"] == "encoder"
+    return Card(space_of(folder) if tuned else None, has_text=bool(folder.config.get("text")))
 
 
 def space_of(folder: ModelFolder) -> Space:

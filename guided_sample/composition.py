@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from guided_sample.denoiser import Denoiser
 from guided_sample.guides import GuideSpec
 from guided_sample.guides.classifier import Classifier, log_prob
 from guided_sample.guides.scales import Amount, every, held, scheduled, within
+from guided_sample.guides.similarity import FeaturesOf
 from guided_sample.guides.through import ascended, draws, pushed, tfg
 from guided_sample.model import Guide, Look, Model, Prediction, clip, dynamic, labelled, steered, steered_at_mean, thresholded
 from guided_sample.request import Request
@@ -30,7 +32,10 @@ class LoadedGuide:
     """A guide as it is asked for, and its log-density for what a batch shall show.
 
     classifier      whose log p samples.jsonl tells, where it is one
+    encoder         by which it compares, where it is of SIMILAR
+    finished        of these the log-density at x0_hat
     digest, config  what it depends on, as a manifest keeps them
+    parts           of several things the digests of each, by what it is
     """
 
     spec: GuideSpec
@@ -38,6 +43,9 @@ class LoadedGuide:
     classifier: Classifier | None = None
     digest: str = ""
     config: Mapping[str, Any] | None = None
+    encoder: FeaturesOf | None = None
+    finished: Callable[[Targets], Callable[[Look], Tensor]] | None = None
+    parts: Mapping[str, str] = field(default_factory=dict)
 
     def log_prob(self, x_0: Tensor, targets: Targets) -> list[float]:
         """log p(y | x_0) of finished samples, to 4 digits."""
@@ -59,8 +67,17 @@ class LoadedGuide:
 
     def distance(self, x_0: Tensor, step: Step, targets: Targets) -> list[float]:
         """Of finished samples from what is measured, ||y - A(x_0)||, to 4 digits."""
-        look = Look(lambda *_: Prediction(x_0, 0.0), x_0, step)
-        return [round(-value, 4) for value in self.density(targets, [step])(look).tolist()]
+        return [round(-value, 4) for value in self.density(targets, [step])(finished(x_0, step)).tolist()]
+
+    def similarity(self, x_0: Tensor, step: Step, targets: Targets) -> list[float]:
+        """What finished samples have reached: the cosine, or minus the distance of maps or Gram matrices, to 4 digits."""
+        assert self.finished is not None
+        return [float(f"{value:.4g}") for value in self.finished(targets)(finished(x_0, step)).tolist()]
+
+    def wanted(self, targets: Targets) -> list[str]:
+        """What each sample is compared with: the words, or the picture's name."""
+        words = self.spec.kind == "text"
+        return targets.in_turn([one if words else Path(one).name for one in self.spec.wanted])
 
     @property
     def sees_x0(self) -> bool:
@@ -70,6 +87,11 @@ class LoadedGuide:
     def looks_through(self) -> bool:
         """Whether it sees x0_hat as the denoiser has it, before that is clipped. (universal guidance)"""
         return self.spec.settings.get("see") == "through" and not self.spec.moves
+
+
+def finished(x_0: Tensor, step: Step) -> Look:
+    """At samples, as if they were a step's x0_hat."""
+    return Look(lambda *_: Prediction(x_0, 0.0), x_0, step)
 
 
 def titles(guides: Sequence[LoadedGuide]) -> list[str]:

@@ -1,13 +1,13 @@
 """How often each network is run for a sample, and how often it would be if intervals and steps between did not spare it."""
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from guided_sample.composition import excess, guide_of, paced, titles
+from guided_sample.guides import SIMILAR, GuideSpec
 from guided_sample.model import at, is_everywhere
 from guided_sample.plan import Plan
 from guided_sample.steps import Step
@@ -23,7 +23,8 @@ class Count(NamedTuple):
 def evaluations(plan: Plan) -> dict[str, Count]:
     """By network, as messages call it: "denoiser", "weak model", "the classifier", ... ."""
     request = plan.request
-    of_one = all(isinstance(one, float | None) for one in (request.scale, request.cfg, request.weak_scale))
+    amounts = (request.scale, request.cfg, request.weak_scale, *(getattr(request, f"{kind}_scale") for kind in SIMILAR))
+    of_one = all(isinstance(one, float | None) for one in amounts)
     samples = [0] if of_one else range(request.num_samples or 1)  # a network is run where any of them needs it
     targets = plan.targets(samples, torch.device("cpu"))
     chains, all_steps = plan.chains, sum(map(plan.passes, plan.steps))
@@ -51,14 +52,16 @@ def evaluations(plan: Plan) -> dict[str, Count]:
         due = plan.steps[::n] if held else plan.steps
         if settings.get("scale", 1.0) != 0:
             awake = [step for step in due if not guide.asleep_at(step)]
-            found[name] = counted(awake, evaluations_each(settings, loaded.spec.moves))
+            found[name] = counted(awake, evaluations_each(loaded.spec))
     return found
 
 
-def evaluations_each(settings: Mapping[str, Any], moves: bool) -> int:
+def evaluations_each(spec: GuideSpec) -> int:
     """Of a guide, at a step at which it is run."""
-    if not moves:
-        return 1 + settings.get("backward", 0)
+    settings = spec.settings
+    if not spec.moves:
+        noises_too = spec.kind in ("like", "style") and settings.get("see", "x_t") == "x_t"  # its picture, anew at each step
+        return 1 + noises_too + settings.get("backward", 0)
     through = int(settings.get("push", settings.get("rho", 0)) != 0)
     at_x0 = settings.get("iterations", 1) if settings.get("mu") else 0
     return (through + at_x0) * (settings.get("draws", 4) if "smooth" in settings else 1)

@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from guided_sample.guides import SIMILAR
 from guided_sample.labels import word_of
 from guided_sample.metrics.measures import Measures
 from guided_sample.request import KEYS, Request, converted, key_of, with_flags
@@ -24,8 +25,9 @@ RECORD, EVALUATION = "experiment.json", "evaluation.json"  # in a sweep's folder
 PUBLISHED = Path(__file__).parent / "published"
 MEASURES = ("metrics", "reference", "features", "judge")  # handed on to Measures
 FIGURES = ("FID", "sFID", "IS", "precision", "recall", "KID", "agreement")  # that may be expected
-STRENGTHS = ("scale", "cfg", "weak_scale")  # how strongly a run is guided, by what guides it
-SEVERAL = ("class", "guide", "steps", "upsample_steps", "scale_schedule", *STRENGTHS)  # one value of which may be a list
+SIMILAR_SCALES = tuple(f"{kind}_scale" for kind in SIMILAR)
+STRENGTHS = ("scale", "cfg", "weak_scale", *SIMILAR_SCALES)  # how strongly a run is guided, by what guides it
+SEVERAL = ("class", "guide", *SIMILAR, "steps", "upsample_steps", "scale_schedule", *STRENGTHS)  # whose values may be lists
 BARE = ("sampler", "steps")  # first in a cell's name, and without their keys
 ALONE = "samples"  # the name of a cell that nothing tells from others
 LONGEST, LONGEST_NAME = 50, 150  # letters of a name's word (bytes of a kind's), bytes of a name: file systems take 255

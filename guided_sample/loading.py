@@ -13,15 +13,18 @@ from torch import Tensor
 
 from guided_sample.cards import Card
 from guided_sample.denoiser import Denoiser
-from guided_sample.guides import OWN, GuideSpec
+from guided_sample.guides import OWN, SIMILAR, GuideSpec
 from guided_sample.composition import LoadedGuide, asked_of
 from guided_sample.guides.classifier import Boost, Classifier, log_prob_of
 from guided_sample.guides.file import load_guide
+from guided_sample.guides.similarity import FeaturesOf
 from guided_sample.labels import word_of
 from guided_sample.loaders import LoadedModel, load_model
 from guided_sample.loaders.classifier import GuidingClassifier, in_memory, load_guiding_classifier, resized, softened
 from guided_sample.loaders.measurement import load_measurement
+from guided_sample.loaders.similarity import comparing
 from guided_sample.model import Look
+from guided_sample.pictures import picture_file
 from guided_sample.released import MODELS
 from guided_sample.request import Request
 from guided_sample.resolve import resolve, resolve_names
@@ -32,6 +35,7 @@ from noisy_clf.checkpoints.model_folder import file_digest
 from noisy_clf.checkpoints.settings import read_settings
 from noisy_clf.class_names import same_classes
 from noisy_clf.errors import UserError
+from noisy_clf.loaders.encoder import load_encoder, text_embeddings
 
 IN_MEMORY = "a module in memory"  # what a request calls a classifier without a name
 Loaded = TypeVar("Loaded")
@@ -70,7 +74,10 @@ class Models:
     def digests(self) -> dict[str, str]:
         """SHA-256 of all that was loaded, as a manifest keeps them."""
         weak = {"weak": self.weak.digest} if self.weak else {}
-        return {"model": self.denoiser.digest, **weak, **{name: guide.digest for name, guide in named(self.guides)}}
+        guides: dict[str, str] = {}
+        for name, guide in named(self.guides):
+            guides |= {f"{name}.{part}": digest for part, digest in guide.parts.items()} or {name: guide.digest}
+        return {"model": self.denoiser.digest, **weak, **guides}
 
     @property
     def configs(self) -> dict[str, Any]:
@@ -81,13 +88,14 @@ class Models:
 
 
 def named(guides: Sequence[LoadedGuide]) -> Iterator[tuple[str, LoadedGuide]]:
-    """As a manifest calls them: functions by file and name, other networks and pictures by their number, wherever they lie."""
+    """As a manifest calls them: those that flags of their own ask for by their kind, functions by file and name, other networks
+    and pictures by their number, wherever they lie."""
     number = 0
     for guide in guides:
         kind = guide.spec.kind
-        number += guide.spec.name != OWN
-        name = guide.spec.title if kind == "function" else f"{kind}:{number}"
-        yield "classifier" if guide.spec.name == OWN else name, guide
+        number += not guide.spec.flagged
+        name = guide.spec.title if kind == "function" else kind if guide.spec.flagged else f"{kind}:{number}"
+        yield name, guide
 
 
 def load(request: Request, classifier: Classifier | None = None, shelf: Shelf | None = None) -> tuple[Request, Models]:
@@ -106,11 +114,12 @@ def load(request: Request, classifier: Classifier | None = None, shelf: Shelf | 
     request = replace(request, classifier=named_request.classifier)
     if word_of(request.classes) == "none":
         request = replace(request, classes=named_request.classes)  # no classifier is loaded that could tell if one is called so
-    asked = list(map(GuideSpec.parse, request.guide))
-    functions = [calling(spec) if spec.kind == "function" else None for spec in asked]  # refused before anything is downloaded
+    asked = map(GuideSpec.parse, request.guide)
+    functions = iter([calling(spec) for spec in asked if spec.kind == "function"])  # refused before anything is downloaded
     key = request.precision, request.model, request.model_config, request.model_flags
     loaded, weak = shelf.kept(key, lambda: load_model(request.model, settings)), None
-    name = resolve(request, card_of_loaded(request.model, loaded), lambda name: Card())[0].classifier
+    resolved = resolve(request, card_of_loaded(request.model, loaded), lambda name: Card())[0]
+    name = resolved.classifier
     if request.weak is not None:
         weak_name = request.weak
         weak = shelf.kept((request.precision, weak_name, None, None), lambda: load_model(weak_name))
@@ -124,14 +133,23 @@ def load(request: Request, classifier: Classifier | None = None, shelf: Shelf | 
             lambda: load_guiding_classifier(name, classifier_settings, space))
         guide, notes = classifying(replace(request.own_guide, source=name), own, loaded.denoiser)
         guides.append(guide)
-    for spec, function in zip(asked, functions):
-        if spec.kind == "classifier":
+    for spec in resolved.guides(None):
+        if spec.kind in SIMILAR:
+            encoder = spec.settings["encoder"]
+            seen = shelf.kept((*key, encoder, "encoder"), lambda: load_encoder(encoder, space))
+            seeing = shelf.kept((*key, encoder, "features"), lambda: FeaturesOf(seen.encoder))
+            words = shelf.kept((*key, encoder, spec.wanted), lambda: text_embeddings(
+                seen.encoder, spec.wanted, encoder)) if spec.kind == "text" else None
+            guide, told = comparing(spec, seen, seeing, loaded.denoiser, words)
+            notes += [note for note in told if note not in notes]
+            guides.append(guide)
+        elif spec.kind == "classifier":
             other = shelf.kept((*key, spec.source, None, None), lambda: load_guiding_classifier(spec.source, None, space))
             guide, told = classifying(spec, other, loaded.denoiser)
             notes += told
             guides.append(guide)
         else:
-            guides.append(function or measuring(spec, loaded.denoiser))
+            guides.append(next(functions) if spec.kind == "function" else measuring(spec, loaded.denoiser))
     refuse_same_names(guides)
     return request, Models(loaded, weak, tuple(guides), tuple(notes))
 
@@ -176,8 +194,8 @@ def measuring(spec: GuideSpec, denoiser: Denoiser) -> LoadedGuide:
         return load_measurement(spec.kind, spec.source, spec.settings, denoiser.shape, device)
 
     loaded(torch.device("cpu"))  # and so refused, where it cannot be
-    files = [path for path in (spec.source, spec.settings.get("mask")) if path and Path(path).is_file()]
-    digest = hashlib.sha256("".join(map(file_digest, map(Path, files))).encode()).hexdigest()
+    named = (picture_file(path) for path in (spec.source, spec.settings.get("mask")) if path)
+    digest = hashlib.sha256("".join(file_digest(file) for file in named if file.is_file()).encode()).hexdigest()
     return LoadedGuide(spec, lambda targets, steps: loaded(targets.device), digest=digest)
 
 

@@ -43,19 +43,21 @@ Scale = Callable[[Step], float | Tensor]  # at a step: one number, or one for ea
 
 
 class Look:
-    """What a guide may look at: x_t [B,C,H,W] at t int64 [B] (float32 where steps are at fractional t), numbers
-    of the step, and x0_hat as the model has it.
+    """What a guide may look at: x_t [B,C,H,W] at t int64 [B] (float32 where steps are at fractional t), its signal's variance
+    alpha_bar, numbers of the step, and x0_hat as the model has it.
 
     The denoiser runs when x0_hat is first asked for, once a step, for the guides and the sampler together. Gradients run back
     through x0_hat to x_t, whatever the mode in which it is asked for; `estimate` is the same number without them, for which the
     denoiser runs without a graph (and again, if x0_hat is asked for afterwards). Guides must not change what they look at.
 
+    t      where x_t is not at the step's own t, but at its t_prev
     outer  a guide around this one's model looks through it: the graph is kept
     """
 
     def __init__(self, model: Model, x_t: Tensor, step: Step, t: float | None = None, outer: bool = False) -> None:
         self.x_t, self.step, self._outer = x_t, step, outer
         self.t = torch.full((len(x_t),), step.t if t is None else t, device=x_t.device)
+        self.alpha_bar = step.alpha_bar if t is None else step.alpha_bar_prev
         self._model, self._versions, self._graph = model, [(x_t, x_t._version)], outer
 
     @cached_property

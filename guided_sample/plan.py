@@ -17,8 +17,9 @@ from guided_sample.cards import Card
 from guided_sample.composition import LoadedGuide, Parts, compose, titles
 from guided_sample.denoiser import Denoiser
 from guided_sample.finite import Watch
-from guided_sample.guides import MEASUREMENTS, OWN, GuideSpec
+from guided_sample.guides import MEASUREMENTS, OWN, SIMILAR, GuideSpec
 from guided_sample.guides.classifier import Classifier
+from guided_sample.guides.similarity import FeaturesOf
 from guided_sample.labels import Labels, plain
 from guided_sample.loaders import load_model
 from guided_sample.loading import Shelf, card_of_loaded, load, named, without_names
@@ -167,7 +168,7 @@ class Plan:
             if lost:
                 raise UserError(f"sample {', '.join(str(indices[i]) for i in lost)} came out as NaN: the model is damaged, or "
                                 f"it diverged; try a smaller --scale, or --precision float32.")
-            with self.eager():  # once a batch, of classifiers alone: compiling that would not pay
+            with self.eager():  # once a batch, of classifiers and encoders alone: compiling that would not pay
                 lines = self.lines(indices, x_0)
             if isinstance(sampler, Twisted):
                 lines = [line | {"ess": round(ess, 3)} for line, ess in zip(lines, sampler.ess.tolist())]
@@ -192,7 +193,8 @@ class Plan:
         return passes if within and not self.enlarges else 1
 
     def lines(self, indices: Sequence[int], x_0: Tensor) -> list[dict[str, Any]]:
-        """samples.jsonl's: what each sample was asked to show, classifiers' log p(y | x_0), measurements' distances."""
+        """samples.jsonl's: what each sample was asked to show, classifiers' log p(y | x_0), measurements' distances, how near
+        it came to its picture or its words."""
         targets = self.targets(indices)
         lines = [{"index": index, **told, "seed": self.request.seed, "log_prob": None}
                  for index, told in zip(indices, targets.lines())]
@@ -205,6 +207,11 @@ class Plan:
                 elif guide.classifier is not None:
                     for line, log_prob in zip(lines, guide.log_prob(x_0, targets)):
                         line.setdefault("log_probs", {})[name] = log_prob
+                elif guide.spec.kind in SIMILAR:
+                    reached = guide.similarity(x_0, self.steps[-1], targets)
+                    for line, value, wanted in zip(lines, reached, guide.wanted(targets)):
+                        line.setdefault("similarities", {})[name] = value
+                        line.setdefault("wanted", {})[name] = wanted
                 elif guide.spec.kind in MEASUREMENTS:
                     for line, distance in zip(lines, guide.distance(x_0, self.steps[-1], targets)):
                         line.setdefault("distances", {})[name] = distance
@@ -230,9 +237,11 @@ class Plan:
             classifier.to(self.device)
             for network in self.within(classifier):
                 quicken(network, precision, channels_last=size >= 128)
+        for seeing in self.encoders:
+            quicken(seeing.to(self.device).encoder.network, precision, channels_last=size >= 128)
         if self.compile:
             networks = [denoiser.network for denoiser in self.denoisers]
-            for network in sum(map(self.within, self.classifiers), networks):
+            for network in sum(map(self.within, self.classifiers), [*networks, *self.encoders]):
                 compile_network(network, self.device)
         return True
 
@@ -254,6 +263,11 @@ class Plan:
         found: list[Any] = [guide.classifier for guide in self.guides]
         return [network for network in found if isinstance(network, nn.Module)]
 
+    @property
+    def encoders(self) -> list[FeaturesOf]:
+        """Each once, of which several guides may make use."""
+        return list({id(guide.encoder): guide.encoder for guide in self.guides if guide.encoder is not None}.values())
+
     def eagerly(self, B: int) -> AbstractContextManager[Any]:
         """For batches of another size than the first, the last one's say: compiling for it would take longer."""
         return nullcontext() if self.__dict__.setdefault("compiled_for", B) == B else self.eager()
@@ -267,7 +281,7 @@ class Plan:
 
     def leave(self) -> None:
         """Takes the networks off the device, until they are used again."""
-        for network in (*(denoiser.network for denoiser in self.denoisers), *self.classifiers):
+        for network in (*(denoiser.network for denoiser in self.denoisers), *self.classifiers, *self.encoders):
             network.to("cpu")
         self.__dict__.pop("started", None)
 
@@ -283,9 +297,11 @@ class Plan:
     def defaults(self) -> dict[str, Any]:
         """What counts, in `identity`, for a setting of a network that a manifest lacks because it is newer than that."""
         configs: dict[str, Any] = {}
+        guiding: list[tuple[str, Any]] = [(name, guide.encoder.encoder if guide.encoder else guide.classifier)
+                                          for name, guide in named(self.guides)]
         for what, network in (("upsample" if self.request.upsample else "model", self.denoiser.network),
                               ("weak", self.weak and self.weak.network), ("classifier", None),
-                              *((name, getattr(guide.classifier, "network", None)) for name, guide in named(self.guides))):
+                              *((name, getattr(one, "network", None)) for name, one in guiding)):
             config = getattr(network, "config", None)
             configs[what] = DEFAULTS | ({"network": defaults_of(type(config))} if is_dataclass(config) else {})
         return {"configs": configs}
@@ -298,6 +314,7 @@ class Plan:
         with suppress(UserError):  # of a model with another T: what differs is the model
             values["steps"] = kept_timesteps(spec, self.denoiser.schedule, request.fractional_t)
         values |= {"class": plain(request.classes), "guide": [GuideSpec.parse(text).told for text in request.guide]}
+        values |= {kind: len(values[kind]) for kind in ("like", "style") if kind in values}  # which they are, digests tell
         return json.loads(json.dumps(values | {"digests": manifest.digests, "configs": manifest.configs}))
 
 
@@ -309,8 +326,8 @@ def marked(model: Model) -> Model:
     return marking
 
 
-NAMES = ("model", "model_config", "model_flags", "weak", "classifier", "classifier_config", "classifier_flags", "upsample",
-         "upsample_config", "num_samples")
+NAMES = ("model", "model_config", "model_flags", "weak", "classifier", "classifier_config", "classifier_flags", "encoder",
+         "upsample", "upsample_config", "num_samples")
 
 
 def enlarger(asked: Request, first: Plan, spec: str | tuple[int, ...] | None, shelf: Shelf) -> Plan:

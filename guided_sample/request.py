@@ -14,7 +14,8 @@ from typing import Any
 
 import click
 
-from guided_sample.guides import COMMON, CONTRAST, KINDS, PACE, SEES, OWN, GuideSpec, read, settings_of, whole
+from guided_sample.guides import (
+    COMMON, CONTRAST, KINDS, OWN, PACE, SEES, SIMILAR, GuideSpec, read, settings_of, usual, whole)
 from guided_sample.kinds import Amount, Plain, Steps, Text, Threshold, Whole, Words
 from guided_sample.labels import spelled_out, word_of
 from guided_sample.manifest import Manifest
@@ -59,13 +60,32 @@ class Request:
                                 "alpha, beta (TFG's); or a table of factors, 0:1:2.", metavar="NAME")
     adapt: str | None = asked(None, Plain(), "entropy: each sample's scale times log K / the entropy of p(y|x_t), to at most "
                               "20 times, or entropy:CAP. (ED-DPM)", metavar="entropy")
-    see: str = asked("x_t", click.Choice(SEES), "What the classifier is shown: x_t; x0: x0_hat as a constant, for classifiers "
-                     "that never saw noise (EluCD); through: x0_hat through the denoiser (universal guidance).")
+    see: str = asked("x_t", click.Choice(SEES), "What the classifier, and the encoder of --like, --style and --text, is shown: "
+                     "x_t; x0: x0_hat as a constant, for networks that never saw noise (EluCD); through: x0_hat through the "
+                     "denoiser (universal guidance).")
     backward: int | None = asked(None, Whole(min=1), "With --see through: so many steps of Adam, too, by which x0_hat climbs "
                                  "the classifier's log p. (universal guidance)")
+    like: tuple[str, ...] = asked((), Words(), "Show what this picture shows, as an encoder sees it; given several times, in "
+                                  "turn. Beside it no class is asked for, unless --class, --classifier or --scale is given; "
+                                  "so with --style and --text. (SDG)", multiple=True, metavar="PICTURE")
+    like_scale: Any = asked(None, Amount(), "Of the cosine of what the encoder sees in both; in a request file also a list, "
+                            "one for each sample. [default: 100]", metavar="FLOAT")
+    like_layers: Any = asked(None, Plain(), "In the cosine's stead compare these maps of the encoder, place by place: 1:2; 1 "
+                             "is the finest.", metavar="LAYERS")
+    style: tuple[str, ...] = asked((), Words(), "Have this picture's colours and textures, wherever they are: Gram matrices of "
+                                   "the encoder's maps.", multiple=True, metavar="PICTURE")
+    style_scale: Any = asked(None, Amount(), "[default: 3e5]", metavar="FLOAT")
+    text: tuple[str, ...] = asked((), Words(), "Show what these words say, by an encoder that has a text tower (CLIP).",
+                                  multiple=True, metavar="WORDS")
+    text_scale: Any = asked(None, Amount(), "Of the cosine of the words' and the sample's embeddings. [default: 30]",
+                            metavar="FLOAT")
+    encoder: str | None = asked(None, Text(), "What --like, --style and --text compare by: an encoder's name, folder or run, "
+                                "tuned on noise (train-noisy-encoder); or with --see x0 a clean one, timm:NAME or clip:NAME. "
+                                "[default: the one that goes with the model; where there are words, with these]")
     guide: tuple[str, ...] = asked((), Words(), "A guide beside the classifier or (--class none) instead of it: "
                                    "FILE.py:FUNCTION, of your own, which takes a look (look.x_t, look.t, look.x0_hat) and "
-                                   "returns a log-density for each sample; classifier:MODEL[,class=CLASS,see=x0,...]; or a "
+                                   "returns a log-density for each sample; classifier:MODEL[,class=CLASS,see=x0,...]; "
+                                   "like:PICTURE, style:PICTURE or text:WORDS[,encoder=NAME,see=x0,layers=1:2,...]; or a "
                                    "measurement: inpaint:PICTURE,mask=FILE (white is kept, black drawn), blur:PICTURE,sigma=2, "
                                    "downsample:PICTURE,factor=4, colour:#ff8800. Then any of interval=, every=, schedule=, and "
                                    "how it acts: scale=20, on the score; push=0.5, so far x_(t-1) moves (DPS; what "
@@ -127,7 +147,7 @@ class Request:
                 raise UserError(f"{name} belongs to --sampler {' or '.join(owners)}, not to {self.sampler}; leave it out.")
         object.__setattr__(self, "knobs", {name: converted(knob.kind, self.knobs.get(name, knob.default), name)
                                            for name, knob in own.items()})
-        self.own_guide, self.contrasting, self.recurring  # refuse what cannot be read
+        self.own_guide, self.similar, self.contrasting, self.recurring  # refuse what cannot be read
         if self.grad_at == "mean" and not SAMPLERS[self.sampler].has_mean:
             ancestral = " or ".join(sampler for sampler, entry in SAMPLERS.items() if entry.has_mean)
             raise UserError(f"grad-at mean belongs to --sampler {ancestral}; {self.sampler} shifts eps at x_t.")
@@ -142,6 +162,24 @@ class Request:
         if self.scale is not None:
             settings["scale"] = self.scale
         return GuideSpec("classifier", self.classifier or "", OWN, settings)
+
+    @property
+    def similar(self) -> list[GuideSpec]:
+        """--like, --style and --text, in the grammar of guides."""
+        found = []
+        for kind in SIMILAR:
+            settings = {"see": self.see, "scale": getattr(self, f"{kind}_scale"), "encoder": self.encoder}
+            settings = {key: value for key, value in settings.items() if value is not None}
+            if kind == "like" and self.like_layers is not None:
+                settings["layers"] = read("layers", self.like_layers, KINDS["like"], "--like-layers")
+            if wanted := getattr(self, kind):
+                found.append(GuideSpec(kind, wanted[0], kind, usual(kind, settings) | settings, wanted))
+        return found
+
+    def guides(self, classifier: str | None) -> list[GuideSpec]:
+        """All that is asked for; `classifier` is the one that --classifier names or stands for, None where none is used."""
+        own = [self.own_guide] if classifier is not None else []
+        return [*own, *self.similar, *map(GuideSpec.parse, self.guide)]
 
     @property
     def contrasting(self) -> dict[str, Any]:
@@ -235,7 +273,8 @@ def with_flags(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     if "class" in given:
         if word_of(given["class"]) == "none":
             forgotten |= {"scale", "classifier", "classifier_config", "classifier_flags", "cfg", "cfg_plus_plus"}
-            forgotten |= set(OF_CLASSIFIER)
+            similar = any(values.get(kind) or given.get(kind) for kind in SIMILAR)
+            forgotten |= set(OF_CLASSIFIER) - ({"see"} if similar else set())
             forgotten |= set() if values.get("weak") or given.get("weak") else {"contrast"}
         elif word_of(values.get("class")) == "none":
             forgotten.add("scale")  # 0, for want of a class
@@ -244,5 +283,13 @@ def with_flags(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
         forgotten |= set(KNOBS) - set(sampler.knobs) | (set() if sampler.has_mean else {"grad_at"})
     new = {key: value for key, value in values.items() if key not in forgotten} | dict(given)
     digests = {key: digest for key, digest in (values.get("digests") or {}).items()
-               if ("guide" if ":" in key else key) not in given and (":" in key or new.get(key) is not None)}
+               if not asked_for_by(key) & set(given) and (":" in key or new.get(key.split(".")[0]) is not None)}
     return new | {"digests": digests}
+
+
+def asked_for_by(digest: str) -> set[str]:
+    """The keys by which is asked for what a manifest keeps that digest of."""
+    if ":" in digest:
+        return {"guide"}
+    kind, _, part = digest.partition(".")
+    return {kind, "encoder"} if part in ("encoder", "tower") else {kind}

@@ -12,11 +12,13 @@ from typing import Any
 
 from guided_sample.beside import classifier_beside
 from guided_sample.cards import Card, card_of
-from guided_sample.guides import GuideSpec
+from guided_sample.encoders import encoders_filled_in, refuse_encoders
+from guided_sample.guides import SIMILAR, GuideSpec
 from guided_sample.labels import Labels, alone, refuse_two_meanings, word_of
 from guided_sample.request import Request
 from guided_sample.samplers import SAMPLERS
-from guided_sample.steering import by_itself, refuse_contrast, refuse_order, refuse_steering, refuse_weak, refuse_wishes
+from guided_sample.steering import (
+    by_itself, classless, refuse_contrast, refuse_order, refuse_steering, refuse_weak, refuse_wishes, similar_in)
 from guided_sample.steps import kept_timesteps, nearest_steps, unreached_noise, useless_noise
 from noisy_clf.class_names import nameless
 from noisy_clf.errors import UserError
@@ -38,6 +40,8 @@ def resolve(asked: Request, model: Card, card_of_classifier: Callable[[str], Car
         refuse_two_meanings(str(asked.classes[0]), names or ())
         classifier = None
     refuse_idle(asked)
+    unasked = classless(asked) and asked.cfg is None and (model.null_class or model.class_names == ())
+    asked = encoders_filled_in(asked, model)
     refuse_contrast(asked, model)
     if model.small_size is not None:
         raise UserError(f"{asked.model} is an upsampler, a second stage; give it as --upsample {asked.model}, after a --model "
@@ -50,9 +54,11 @@ def resolve(asked: Request, model: Card, card_of_classifier: Callable[[str], Car
         other = card_of(spec.source, "classifier").space if spec.kind == "classifier" else None
         if other and model.space and spec.settings.get("see", "x_t") == "x_t":
             model.space.refuse_other(other, f"classifier {spec.source}")
+    refuse_encoders(asked, model)
     if asked.weak is not None:
         refuse_weak(asked, model, card_of(asked.weak, "denoiser"))
-    wanted = asked.classes or (NONE if card is None and names == () else () if card is None and names is None else ALL)
+    unasked = unasked or card is None and names == ()
+    wanted = asked.classes or (NONE if unasked else () if card is None and names is None else ALL)
     if word_of(wanted) == "none":
         labels = Labels()
         if model.class_names and not model.null_class:
@@ -75,10 +81,10 @@ def resolve(asked: Request, model: Card, card_of_classifier: Callable[[str], Car
             raise UserError(f"{asked.model} has no upsampler of its own; name one: --upsample imagenet64-256.")
     found = replace(
         asked, classifier=classifier, scale=scale_of(asked, model, classifier, wanted), steps=steps, upsample=upsample,
-        guide=tuple(GuideSpec.parse(text).spelled_out(text) for text in asked.guide),
+        **{f"{spec.kind}_scale": spec.settings["scale"] for spec in asked.similar},
         weak_scale=WEAK_SCALE if asked.weak is not None and asked.weak_scale is None else asked.weak_scale,
         classes=wanted if labels is None else labels.asked(wanted, names),
-        num_samples=asked.num_samples or (None if labels is None else default_number(labels)))
+        num_samples=asked.num_samples or (None if labels is None else default_number(labels, asked)))
     if labels is not None:
         refuse_wishes(found, labels, model)
     return found, labels
@@ -111,7 +117,7 @@ def resolve_names(asked: Request, class_names: tuple[str, ...] | None = None) ->
 
 def wants_classifier(asked: Request, model: Card) -> bool:
     """Whether one has to be looked for: guidance is not ruled out, and neither the request nor the model names a classifier."""
-    own_guides = asked.guide and not asked.classes and asked.scale is None
+    own_guides = (asked.similar or asked.guide) and not asked.classes and asked.scale is None
     unguided = own_guides or asked.scale == 0 or word_of(asked.classes) == "none"
     unguided = unguided or by_itself(asked, bool(model.class_names))
     named = any(one is not None for one in (asked.classifier, asked.classifier_config, asked.classifier_flags,
@@ -139,7 +145,7 @@ def scale_of(asked: Request, model: Card, classifier: str | None, wanted: tuple[
         return 0.0
     if classifier is not None:
         return model.advice.scale_for(asked.sampler) if asked.scale is None else asked.scale
-    alone = asked.guide or by_itself(asked, bool(model.class_names))
+    alone = asked.similar or asked.guide or by_itself(asked, bool(model.class_names))
     if asked.scale or asked.scale is None and not alone and model.class_names and model.advice.scale_for(asked.sampler):
         raise UserError(f"{asked.model} comes with no classifier; give --classifier, or --scale 0 to sample without guidance; "
                         f"{how_to_train(asked.model)}")
@@ -150,8 +156,9 @@ def how_to_train(model: str) -> str:
     return f"train one with: train-noisy-clf --dataset DATASET --schedule-from {model}."
 
 
-def default_number(labels: Labels) -> int:
-    return 2 * len(labels.classes) if 2 <= len(labels.classes) <= 16 else 16
+def default_number(labels: Labels, asked: Request) -> int:
+    in_turn = max(len(labels.classes), *(len(getattr(asked, kind)) for kind in SIMILAR))
+    return 2 * in_turn if 2 <= in_turn <= 16 else 16
 
 
 def refuse_idle(asked: Request) -> None:
@@ -167,5 +174,12 @@ def refuse_idle(asked: Request) -> None:
                                 f"the two.")
     if len(asked.classes) > 1 and (word := next((one for one in asked.classes if word_of(one)), None)):
         raise alone(str(word))
-    for text in asked.guide:
-        GuideSpec.parse(text).refuse_missing()
+    for flag in (*(f"{kind}_scale" for kind in SIMILAR), "like_layers"):
+        kind = flag.split("_")[0]
+        if getattr(asked, flag) is not None and not getattr(asked, kind):
+            raise UserError(f"--{flag.replace('_', '-')} is given and --{kind} is not; give both, or leave it out.")
+    if asked.encoder is not None and not similar_in(asked):
+        raise UserError(f"--encoder {asked.encoder} is for --like, --style and --text, and none of them is given; leave it "
+                        f"out, or give one.")
+    for spec in asked.guides(None):
+        spec.refuse_missing()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from guided_sample.cards import Card
-from guided_sample.guides import MEASUREMENTS, OWN, PACE, GuideSpec
+from guided_sample.guides import MEASUREMENTS, PACE, SIMILAR, GuideSpec
 from guided_sample.labels import Labels, word_of
 from guided_sample.request import OF_CLASSIFIER, Request
 from guided_sample.samplers import SAMPLERS
@@ -17,9 +17,21 @@ from noisy_clf.errors import UserError
 
 
 def by_itself(asked: Request, class_conditional: bool) -> bool:
-    """Whether a contrast guides, and the model's own classifier is left out."""
+    """Whether a contrast guides, or a picture or words, and the model's own classifier is left out."""
     contrasted = asked.cfg is not None or asked.weak is not None and class_conditional
+    if classless(asked) or similar_in(asked) and class_conditional and asked.classifier is None and asked.scale == 0:
+        return True
     return contrasted and asked.classifier is None and not asked.scale  # 0 in a manifest, where none was asked for
+
+
+def classless(asked: Request) -> bool:
+    """Whether pictures or words say all that is wanted: then nothing is said of classes."""
+    return bool(similar_in(asked)) and not asked.classes and asked.classifier is None and asked.scale is None
+
+
+def similar_in(asked: Request) -> list[GuideSpec]:
+    """The guides of SIMILAR, by flags or --guide."""
+    return [spec for spec in asked.guides(None) if spec.kind in SIMILAR]
 
 
 def refuse_steering(asked: Request, model: Card, classifier: str | None, steps: Any) -> None:
@@ -27,7 +39,7 @@ def refuse_steering(asked: Request, model: Card, classifier: str | None, steps: 
     refuse_idle_settings(asked, classifier)
     if asked.backward is not None and asked.see != "through":
         raise UserError("--backward climbs x0_hat as the denoiser foresees it; give --see through with it, or leave it out.")
-    guides = [*([asked.own_guide] if classifier is not None else []), *map(GuideSpec.parse, asked.guide)]
+    guides = asked.guides(classifier)
     for spec in guides:
         refuse_moves(spec)
     refuse_mean(asked, guides)
@@ -93,7 +105,7 @@ def refuse_idle_settings(asked: Request, classifier: str | None) -> None:
     """UserError for settings of a classifier where none guides."""
     if classifier is None:
         for name in OF_CLASSIFIER:
-            if getattr(asked, name) != Request.__dataclass_fields__[name].default:
+            if (name != "see" or not asked.similar) and getattr(asked, name) != Request.__dataclass_fields__[name].default:
                 raise UserError(f"--{name.replace('_', '-')} is for a classifier, and none is used; leave it out, or give "
                                 f"--classifier.")
 
@@ -101,7 +113,7 @@ def refuse_idle_settings(asked: Request, classifier: str | None) -> None:
 def refuse_moves(spec: GuideSpec) -> None:
     """UserError for a guide that moves x0_hat and does not see it, or by what it has not; and for settings without effect."""
     given, moving = set(spec.settings), spec.moves or "backward" in spec.settings
-    if moving and spec.kind == "classifier" and spec.name != OWN and spec.settings.get("see") != "through":
+    if moving and spec.kind in ("classifier", *SIMILAR) and not spec.flagged and spec.settings.get("see") != "through":
         raise UserError(f"the guide {spec.title} moves x0_hat, and must see it; write {spec.title},see=through,...")
     if moving and spec.settings.get("every", (1, False))[1]:
         raise UserError(f"the guide {spec.title} moves x0_hat, and no gradient of it can be held; leave out :held.")
@@ -122,7 +134,7 @@ def refuse_mean(asked: Request, guides: list[GuideSpec]) -> None:
         if spec.settings.get("see", "x_t") != "x_t":
             raise UserError(f"--grad-at mean looks at x_t alone, and {spec.title} is to see {spec.settings['see']}; leave out "
                             f"one of the two.")
-    if (asked.guide or asked.cfg is not None or asked.weak is not None) and all(spec.moves for spec in guides):
+    if (asked.similar or asked.guide or asked.cfg is not None or asked.weak is not None) and all(spec.moves for spec in guides):
         raise UserError("--grad-at mean is for guides that add to the score, and there are none; leave it out.")
 
 
@@ -161,7 +173,7 @@ def refuse_particles(asked: Request, guides: list[GuideSpec]) -> None:
                         f"--sampler ddpm.")
     if not guides:
         raise UserError("--particles weigh by what guides tell, and there are none (a contrast tells nothing); give "
-                        "--classifier or --guide, or leave it out.")
+                        "--classifier, --like or --guide, or leave it out.")
     if len(guides) > 1 and any({"interval", "every"} & set(spec.settings) for spec in guides):
         raise UserError("--particles weigh by the sum of the guides, which has no gaps; leave out their intervals and steps "
                         "between, or all guides but one.")
@@ -181,7 +193,7 @@ def refuse_particles(asked: Request, guides: list[GuideSpec]) -> None:
 
 def as_written(spec: GuideSpec, key: str) -> str:
     """What somebody has given a guide its setting by: a flag, or a key."""
-    if spec.name != OWN:
+    if not spec.flagged:
         return f"{spec.title},{key}"
     return "--" + next((name for name, of in OF_CLASSIFIER.items() if of == key), key).replace("_", "-")
 
@@ -224,7 +236,7 @@ def refuse_wishes(asked: Request, labels: Labels, model: Card) -> None:
         if lost := [spec.name for spec in classifiers if "class" not in spec.settings]:
             raise UserError(f"the guide {lost[0]} is told no class by --class none; give it one: {lost[0]},class=CLASS.")
     assert asked.num_samples is not None
-    for key in ("scale", "cfg", "weak_scale"):
+    for key in ("scale", "cfg", "weak_scale", *(f"{kind}_scale" for kind in SIMILAR)):
         refuse_amount(getattr(asked, key), key, labels, asked.num_samples)
 
 
@@ -234,7 +246,7 @@ def refuse_amount(value: Any, key: str, labels: Labels, num_samples: int) -> Non
         raise UserError(f"{key} is a list of {len(value)} for {num_samples} samples; give one for each, or one for all.")
     if isinstance(value, Mapping):
         if not labels.any:
-            raise UserError(f"{key} is a table of classes, and --class none asks for none; give one number.")
+            raise UserError(f"{key} is a table of classes, and none is asked for; give one number.")
         there = {class_index(name, labels.names) for name in value}
         asked = {wish.label for wish in labels.wishes}
         if None in asked or asked - there:

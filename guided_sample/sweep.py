@@ -228,7 +228,7 @@ def digest_of(path: Path, written: int) -> str:
 
 def cost_of(plan: Plan, size: int, known: dict[tuple[str, int], float]) -> float:
     """Seconds of a step of a batch, measured once for plans that run the same networks in the same way."""
-    asleep = {key: 0 if key == "scale" else 1 for key in STRENGTHS}  # at which strength no network is run for it
+    asleep = {key: 1 if key in ("cfg", "weak_scale") else 0 for key in STRENGTHS}  # at which strength no network is run for it
     costly = {key: value != asleep[key] if key in STRENGTHS else value for key, value in plan.request.to_dict().items()
               if key not in FREE}
     key = (repr(costly), size)

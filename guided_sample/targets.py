@@ -16,8 +16,12 @@ class Targets:
     """Of the samples of these indices (one of which may stand there several times, for its several chains)."""
 
     def __init__(self, labels: Labels, seed: int, indices: Sequence[int], device: torch.device) -> None:
-        self.names, self.indices, self.device = labels.names, indices, device
+        self.names, self.seed, self.indices, self.device = labels.names, seed, indices, device
         self.wishes: list[Wish | None] = [labels.wish_of(index, seed) for index in indices]
+
+    def in_turn(self, several: Sequence[Any]) -> list[Any]:
+        """Each sample's own of several things that they have in turn."""
+        return [several[index % len(several)] for index in self.indices]
 
     @property
     def any(self) -> bool:

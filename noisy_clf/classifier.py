@@ -24,6 +24,8 @@ class NoisyClassifier(nn.Module):
 
     def __init__(self, network: EncoderUNet | TimmClassifier, schedule: NoiseSchedule, class_names: tuple[str, ...]) -> None:
         super().__init__()
+        if network.config.num_classes == 0:
+            raise UserError("an encoder without a last layer tells no classes: it is no classifier.")
         if len(class_names) != network.config.num_classes:
             raise UserError(f"the classifier has {network.config.num_classes} classes but {len(class_names)} class names.")
         self.network, self.schedule, self.class_names = network, schedule, tuple(class_names)

@@ -15,11 +15,11 @@ class Space:
     image_size: int
     channels: int
 
-    def refuse_other(self, other: Space, what: str) -> None:
-        """UserError where `what`, of the other space, cannot steer a denoiser of this one."""
+    def refuse_other(self, other: Space, what: str, training: str = "train-noisy-clf") -> None:
+        """UserError where `what`, of the other space, cannot steer a denoiser of this one; `training` makes such that can."""
         if not other.schedule.same_as(self.schedule):
             raise UserError(f"the {what} learned on another noise schedule ({other.schedule}) than the denoiser's "
-                            f"({self.schedule}); train one on the denoiser's: train-noisy-clf --schedule-from DENOISER.")
+                            f"({self.schedule}); train one on the denoiser's: {training} --schedule-from DENOISER.")
         for name, theirs, ours in (("image size", other.image_size, self.image_size),
                                    ("number of channels", other.channels, self.channels)):
             if theirs != ours:

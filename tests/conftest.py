@@ -12,6 +12,7 @@ from guided_sample.denoiser import Denoiser, unet_denoiser
 from guided_sample.unet import UNet, UNetConfig
 from noisy_clf.checkpoints.model_folder import save_model
 from noisy_clf.classifier import NoisyClassifier
+from noisy_clf.encoder import NoisyEncoder
 from noisy_clf.networks.encoder_unet import EncoderUNet, EncoderUNetConfig
 from noisy_clf.schedule import NoiseSchedule
 from tests.reference import with_drawn_weights
@@ -33,7 +34,13 @@ def tiny_classifier(schedule: NoiseSchedule = SCHEDULE, names: tuple[str, ...] =
     return NoisyClassifier(with_drawn_weights(EncoderUNet(config)), schedule, names)
 
 
-def stored(model: Denoiser | NoisyClassifier, folder: Path, **more) -> Path:
+def tiny_encoder(schedule: NoiseSchedule = SCHEDULE, **settings) -> NoisyEncoder:
+    """Of two levels, and so two maps."""
+    network = with_drawn_weights(EncoderUNet(replace(ENCODER, **{"channel_mult": (1, 1)} | settings)))
+    return NoisyEncoder(network, schedule).eval().requires_grad_(False)
+
+
+def stored(model: Denoiser | NoisyClassifier | NoisyEncoder, folder: Path, **more) -> Path:
     save_model(folder, {**model.config(), **more}, model.network, {})
     return folder
 

@@ -16,12 +16,15 @@ from guided_sample.cli.train_ddpm import train_ddpm
 from guided_sample.experiments import read_experiment
 from noisy_clf.cli.train import train_noisy_clf
 from noisy_clf.cli.evaluate import eval_noisy_clf
+from noisy_clf.cli.evaluate_encoder import eval_noisy_encoder
+from noisy_clf.cli.train_encoder import train_noisy_encoder
 from noisy_clf.checkpoints.settings import read_settings
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 COMMANDS = {"guided-sample": guided_sample, "train-ddpm": train_ddpm, "train-noisy-clf": train_noisy_clf,
             "eval-noisy-clf": eval_noisy_clf, "eval-samples": eval_samples, "make-reference": make_reference,
-            "guided-sweep": guided_sweep, "eval-ddpm": eval_ddpm}
+            "guided-sweep": guided_sweep, "eval-ddpm": eval_ddpm, "train-noisy-encoder": train_noisy_encoder,
+            "eval-noisy-encoder": eval_noisy_encoder}
 SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
 LINES = [line for line in re.split(r"\n|&&", SHELL) if line.split("#")[0].strip().startswith(tuple(COMMANDS))]
 LINES += re.findall(rf"`((?:{'|'.join(COMMANDS)}) [^`\n]+)`", README)

@@ -10,7 +10,7 @@ import click
 
 from guided_sample.advice import FAST
 from guided_sample.cards import card_of, not_downloaded
-from guided_sample.guides import GuideSpec
+from guided_sample.guides import SIMILAR, GuideSpec
 from guided_sample.labels import plain, word_of
 from guided_sample.manifest import MANIFEST
 from guided_sample.released import ADM, table
@@ -73,10 +73,10 @@ def asked_share(ctx: click.Context, param: click.Parameter, asked: str | None) -
               "keys as the flags are named, or a run's manifest.json, to draw its images again. Flags beside it come first.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, in which time and space on this device, and exit.")
 @click.option("--batch-size", type=click.IntRange(min=1),
-              help="Images at a time. For one size they are the same to the bit, whoever draws them and whatever was killed, and "
+              help="Images at a time. For one size they are the same to the bit, whoever draws them and whatever was killed; "
                    "on a CPU for all multiples of 128 at 16 pixels, 8 at 64, 1 at 256, more of which it never draws at once; "
-                   "for another, float32 differs by rounding, bf16 by up to two grey levels. [default: 64 up to 64 pixels, 16 "
-                   "at 128, 4 at 256; what does not fit into memory is halved, and told]")
+                   "for another, float32 differs by rounding, bf16 by up to two grey levels. [default: 64 up to 64 pixels, "
+                   "16 at 128, 4 at 256; what does not fit into memory is halved, and told]")
 @click.option("--compile", "compiles", is_flag=True, help="The networks through torch.compile, on a GPU with CUDA graphs: "
               "slower to start, then faster; it says from how many images on. Images differ by rounding.")
 @click.option("--shard", "share", metavar="I/N", callback=asked_share,
@@ -100,6 +100,8 @@ def guided_sample(fast: bool, clip: bool | None, request: Path | None, dry_run: 
     guided-sample --class "golden retriever" --model imagenet64 --upsample
     guided-sample --model digits --class three --class 8 --sampler ddim --steps ddim25
     guided-sample --class 207 --fast
+    guided-sample --model digits --like three.png
+    guided-sample --model digits --text "an eight" --text-scale 60
     guided-sample --model digits --class none --guide my_guides.py:darker,scale=20,interval=0.2:3
     guided-sample --request samples/my-run/manifest.json --seed 1
     guided-sample --model ema_0.9999_500000.pt --model-flags "--image_size 64 --num_channels 128 --num_heads 4 ..."
@@ -154,7 +156,10 @@ def default_out(asked: Request, full: Request, again: bool) -> Path:
     steps = full.steps if isinstance(full.steps, str) else f"{len(full.steps or ())}steps"
     usual = (None, card_of(asked.model, "denoiser").advice.classifier)
     by = [] if asked.classifier in usual else ["by", Path(str(asked.classifier)).name]
-    guides = [GuideSpec.parse(guide).told for guide in full.guide]
+    by += [] if asked.encoder is None else ["by", Path(asked.encoder).name]
+    guides = ["-".join([spec.kind, *(one if spec.kind == "text" else Path(one).stem for one in spec.wanted)])
+              for spec in full.similar]
+    guides += [GuideSpec.parse(guide).told for guide in full.guide]
     words = [Path(full.model).name, "class", classes, *by, *guides, *steering(full), full.sampler, steps, "seed",
              str(full.seed), *["again"] * again]
     return Path("samples") / "-".join("".join(c if c.isalnum() or c in ".+=" else "_" for c in word[:50]) for word in words)
@@ -162,8 +167,9 @@ def default_out(asked: Request, full: Request, again: bool) -> Path:
 
 def steering(full: Request) -> Iterator[str]:
     """How it is steered, where that is not as usual; the scale always."""
-    for name in ("scale", "cfg", "weak", "weak_scale", *OF_CLASSIFIER, "cfg_plus_plus", "contrast", "recur", "particles",
-                 "threshold", "fractional_t"):
+    scales = [f"{kind}_scale" for kind in SIMILAR if getattr(full, kind)]
+    for name in ("scale", "cfg", "weak", "weak_scale", *scales, "like_layers", *OF_CLASSIFIER, "cfg_plus_plus", "contrast",
+                 "recur", "particles", "threshold", "fractional_t"):
         value = getattr(full, name)
         if value != Request.__dataclass_fields__[name].default:
             amounts = numbers_in(value) if isinstance(value, float | tuple | Mapping) else []

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from guided_sample.pictures import picture_file
 from noisy_clf.errors import UserError
 
-SEES = ("x_t", "x0", "through")  # what a classifier is shown: the noised image, x0_hat, x0_hat through the denoiser
+SEES = ("x_t", "x0", "through")  # what a network is shown: the noised image, x0_hat, x0_hat through the denoiser
 SCHEDULES = ("constant", "linear", "cosine", "sine", "alpha", "beta")  # guides/scales.py says what they are
 OWN = "the classifier"  # what messages call the one that --classifier names
 CAP = 20.0  # of entropy's adaptation: ED-DPM's has none, and grows without bound as the entropy falls
@@ -77,6 +78,14 @@ def flag(value: Any) -> bool:
     return {"true": True, "": True, "false": False}[str(value).lower()]
 
 
+def layers(value: Any) -> tuple[int, ...]:
+    """Numbers of an encoder's maps, from 1, the finest: "1:2", or a list."""
+    found = tuple(map(whole, value.split(":") if isinstance(value, str) else value))
+    if not found or len(set(found)) < len(found):
+        raise ValueError
+    return found
+
+
 def one_of(*words: str) -> Parse:
     def chosen(value: Any) -> str:
         return words[words.index(value)]
@@ -91,15 +100,20 @@ MOVES: dict[str, tuple[Parse, str]] = {  # how else than by its score a guide ac
     "push": (number, "a number"), "rho": (number, "a number"), "mu": (number, "a number"),
     "iterations": (whole, "a whole number"), "smooth": (positive, "a positive number"), "draws": (whole, "a whole number"),
     "backward": (whole, "a whole number"), "rate": (positive, "a positive number")}
+SEEING: dict[str, tuple[Parse, str]] = {"see": (one_of(*SEES), " or ".join(SEES))}
+ENCODED = SEEING | {"encoder": (str, "an encoder's name or path")}
+LAYERED = ENCODED | {"layers": (layers, "numbers of the encoder's maps, from 1, as in 1:2,")}
 COMMON = {"scale": (number, "a number")} | PACE | MOVES
 KINDS: dict[str, dict[str, tuple[Parse, str]]] = {  # and the settings that each has of its own
-    "classifier": {"see": (one_of(*SEES), " or ".join(SEES)), "adapt": (adapt, "entropy or entropy:CAP, a cap of at least 1,"),
-                   "class": (str, "a class")},
+    "classifier": SEEING | {"adapt": (adapt, "entropy or entropy:CAP, a cap of at least 1,"), "class": (str, "a class")},
+    "like": LAYERED, "style": LAYERED, "text": ENCODED,
     "inpaint": {"mask": (str, "a file")}, "blur": {"sigma": (positive, "a positive number"), "given": (flag, "true or false")},
     "downsample": {"factor": (whole, "a whole number")}, "colour": {}}
-MEASUREMENTS = tuple(kind for kind in KINDS if kind != "classifier")
+SIMILAR = ("like", "style", "text")  # by what an encoder sees: guides/similarity.py
+MEASUREMENTS = tuple(kind for kind in KINDS if kind not in ("classifier", *SIMILAR))
 NEEDED = {"inpaint": "mask", "blur": "sigma", "downsample": "factor"}  # settings that measurements cannot do without
 PUSH = {"inpaint": 0.5, "blur": 1.0, "downsample": 1.0, "colour": 1.0}  # where nothing else is said (DPS: 0.3 to 0.5)
+DEFAULT_SCALES = {"like": 100.0, "text": 30.0, "style": 3e5, "layers": 300.0}  # of a like with layers the last
 CONTRAST: dict[str, tuple[Parse, str]] = PACE | {  # --contrast: contrast.py
     "apg": (number, "a number"), "momentum": (lambda value: number(value, -0.999, 0.999), "a number between -1 and 1"),
     "norm": (positive, "a positive number"), "rescale": (lambda value: number(value, 0, 1), "a number from 0 to 1")}
@@ -110,15 +124,17 @@ class GuideSpec:
     """A guide as it is asked for: "my_guides.py:darker,scale=20,interval=0.2:3", "classifier:runs/smile,class=smiling,scale=2".
 
     kind      one of KINDS, or "function"
-    source    a Python file, a classifier, a picture
-    name      of a function in the file, (look) -> log-density [B]; else as it was written
+    source    a Python file, a classifier, a picture, words
+    name      of a function in the file, (look) -> log-density [B]; else as it was written, or of a flag's own: OWN, "like", ...
     settings  by their keys
+    several   of a flag: pictures or words, in turn
     """
 
     kind: str
     source: str
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    several: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> GuideSpec:
@@ -131,21 +147,37 @@ class GuideSpec:
             if not name.isidentifier():
                 source = ""
         if not source:
-            raise UserError(f"the guide {text!r} cannot be read; write FILE.py:FUNCTION, classifier:MODEL or a measurement "
+            raise UserError(f"the guide {text!r} cannot be read; write FILE.py:FUNCTION, classifier:MODEL, "
+                            f"like:PICTURE, style:PICTURE, text:WORDS or a measurement "
                             f"({', '.join(f'{kind}:...' for kind in MEASUREMENTS)}), then what you like of ,scale=20 and "
                             f",interval=0.2:3.")
-        settings = settings_of(options, COMMON | KINDS.get(kind, {}), f"the guide {text!r}")
-        if kind in MEASUREMENTS and not {"scale", "push", "rho", "mu"} & set(settings):
-            settings["push"] = PUSH[kind]
-        return cls(kind, source, name, settings)
+        commas = " (words with a comma are for --text)" if kind == "text" else ""
+        settings = settings_of(options, COMMON | KINDS.get(kind, {}), f"the guide {text!r}{commas}")
+        return cls(kind, source.strip(), name, usual(kind, settings) | settings)
 
-    def spelled_out(self, text: str) -> str:
-        """The text that it was read from, with the setting that it left open."""
-        return f"{text},push={self.settings['push']:g}" if "push" in self.settings and ",push" not in text else text
+    def spelled_out(self, text: str, encoder: str | None = None) -> str:
+        """The text that it was read from, with the settings that it left open; `encoder` is what counts where it names none."""
+        given = settings_of(text.split(",")[1:], COMMON | KINDS.get(self.kind, {}), text)
+        left_open = [f"{key}={value:g}" for key, value in usual(self.kind, given).items()]
+        if self.kind in SIMILAR and "encoder" not in given and encoder is not None:
+            left_open.append(f"encoder={encoder}")
+        return ",".join([text, *left_open])
+
+    @property
+    def flagged(self) -> bool:
+        """Whether a flag of its own asks for it, and not --guide."""
+        return self.kind != "function" and self.name in (OWN, *SIMILAR)
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Pictures or words, one for each sample in turn."""
+        return self.several or (self.source,)
 
     @property
     def title(self) -> str:
         """What messages and manifests call it."""
+        if self.kind in ("like", "style") and not self.flagged:
+            return f"{self.kind}:{Path(self.source).name}"
         return f"{Path(self.source).name}:{self.name}" if self.kind == "function" else self.name
 
     @property
@@ -156,18 +188,30 @@ class GuideSpec:
     @property
     def told(self) -> str:
         """What images depend on beside its files' contents: wherever these lie."""
-        head = self.title if self.kind in ("function", "colour") else self.kind
-        settings = {key: value for key, value in self.settings.items() if key != "mask"}
+        head = self.title if self.kind in ("function", "colour", "text") else self.kind
+        settings = {key: value for key, value in self.settings.items() if key not in ("mask", "encoder")}
         return ",".join([head, *(f"{key}={plain(value)}" for key, value in sorted(settings.items()))])
 
     def refuse_missing(self) -> None:
         refuse_needy(self.kind, self.source, self.settings)
-        files = (self.source, self.settings.get("mask")) if self.kind not in ("classifier", "colour") else ()
+        if not all(one.strip() for one in self.wanted):
+            raise UserError(f"--{self.kind} has an empty {'text' if self.kind == 'text' else 'path'} in it; say what is "
+                            f"wanted, or leave it out.")
+        files = () if self.kind in ("classifier", "colour", "text") else (*self.wanted, self.settings.get("mask"))
         for path in filter(None, files):
-            if not Path(path).is_file():
+            if not picture_file(path).is_file():
                 what = "of a Python file" if self.kind == "function" else "of a picture"
-                raise UserError(f"the guide {self.name} is to be found in {path}, and there is no such file; give the path "
-                                f"{what}.")
+                which = f"--{self.kind}" if self.flagged else f"the guide {self.name}"
+                raise UserError(f"{which} is to be found in {path}, and there is no such file; give the path {what}.")
+
+
+def usual(kind: str, settings: Mapping[str, Any]) -> dict[str, float]:
+    """How strongly a guide acts where nothing is said of that."""
+    if {"scale", "push", "rho", "mu"} & set(settings) or kind not in (*SIMILAR, *MEASUREMENTS):
+        return {}
+    if kind in MEASUREMENTS:
+        return {"push": PUSH[kind]}
+    return {"scale": DEFAULT_SCALES["layers" if kind == "like" and "layers" in settings else kind]}
 
 
 def plain(value: Any) -> str:

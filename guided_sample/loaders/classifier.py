@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from noisy_clf.errors import UserError
 from noisy_clf.loaders import load_classifier_whole
 from noisy_clf.loaders.timm import weights_digest
 from noisy_clf.space import Space
-from noisy_clf.training.config import TrainingConfig, read_t_sampling
+from noisy_clf.training.config import saw_no_noise
 
 
 @dataclass(frozen=True)
@@ -97,13 +96,7 @@ def never_saw_noise(name: str) -> bool | None:
     if name.startswith(CLEAN) or name in RELEASED["classifier"]:
         return name.startswith(CLEAN)
     folder = classifier_folder(name)
-    training = folder.config.get("training") if folder else None
-    if not isinstance(training, dict):
-        return None
-    with suppress(UserError):  # a newer program's way is no reason not to load it
-        kind, numbers = read_t_sampling(training.get("t_sampling", TrainingConfig.t_sampling))  # older runs know that alone
-        return kind == "levels" and numbers[1] == 0
-    return None
+    return saw_no_noise(folder.config.get("training") if folder else None)
 
 
 class Resized(nn.Module):

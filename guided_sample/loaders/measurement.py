@@ -12,6 +12,7 @@ from torch import Tensor
 from guided_sample.guides import NEEDED, refuse_needy
 from guided_sample.guides.measurements import blur, colour, downsample, inpaint
 from guided_sample.model import Look
+from guided_sample.pictures import picture_file
 from noisy_clf.datasets.image_files import Refused, decoded, printable, why
 from noisy_clf.datasets.images import as_array, to_x_0
 from noisy_clf.datasets.preprocessing import centre_crop
@@ -47,7 +48,7 @@ def load_measurement(kind: str, source: str, settings: Mapping[str, Any], shape:
 def picture_in(path: str) -> Image.Image:
     """In RGB."""
     try:
-        return decoded(path)
+        return decoded(str(picture_file(path)))
     except (Refused, OSError) as error:
         raise UserError(f"{printable(path)} cannot be read as a picture ({why(error)}); give another, or save it again as "
                         f"PNG.") from error

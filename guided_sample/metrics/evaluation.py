@@ -80,6 +80,12 @@ class Evaluator:
             found.warnings += warnings_of(str(asked.judge), judge.digest, pictures.manifest) if pictures.manifest else []
             judge_samples(judge, pictures, self.device, found)
             digests["judge"], told["judge"] = judge.digest, asked.judge
+        if asked.wants("similarity"):
+            for kind, values in pictures.similarities.items():
+                found.metrics[f"similarity[{kind}]"] = float(values.mean())
+                found.errors[f"similarity[{kind}]"] = float(values.std() / math.sqrt(len(values)))
+        if "similarity" in asked.metrics and not pictures.similarities:
+            found.warnings.append(f"{pictures.name} was guided by no picture and no words: no similarity.")
         scored = asked.features in (None, "inception") and asked.wants("IS") and (reference is not None or bool(asked.metrics))
         if scored or reference is not None:
             extractor = self.extractor(asked, judge)
@@ -91,7 +97,7 @@ class Evaluator:
             digests["reference"] = reference.digest
             told["reference"] = {"name": reference.name, "digest": reference.digest, "N": reference.N}
         measured = {one.partition("[")[0] for one in found.metrics}
-        if lacking := [name for name in asked.metrics if name != "CAS" and not measured & CALLED[name]]:
+        if lacking := [name for name in asked.metrics if name not in ("CAS", "similarity") and not measured & CALLED[name]]:
             found.warnings.append(f"{', '.join(lacking)} could not be measured: see what is said of the reference, the judge "
                                   f"and the number of samples.")
         return told | {"metrics": found.metrics, "errors": found.errors, "floor": found.floor,
@@ -163,7 +169,7 @@ def filled(measures: Measures, samples: str, manifest: Manifest | None) -> Measu
     by_judge = bundled and measures.weights is None and not set(measures.metrics) & set(OF_INCEPTION)
     if "agreement" in measures.metrics and judge is None:
         raise UserError("agreement is what a judge sees of the classes that were asked for; name one by --judge.")
-    if reference is None and judge is None and measures.cas is None and "IS" not in measures.metrics:
+    if reference is None and judge is None and measures.cas is None and not {"IS", "similarity"} & set(measures.metrics):
         raise UserError(f"{samples} does not tell what it should be compared with; give a --reference, a --judge, or both.")
     return replace(measures, reference=reference, judge=judge, features=measures.features or ("judge" if by_judge else None))
 

@@ -14,6 +14,7 @@ METRICS = {  # name: what it is; all but these by whatever features, and called 
     "FD": "Frechet distance by other features", "KID": "kernel distance, without a bias",
     "FD_infinity": "FID or FD as of infinitely many samples", "precision": "share of samples that look real",
     "recall": "share of real images that samples reach", "agreement": "share that a judge sees as their class",
+    "similarity": "how alike samples are to the picture or the words that guided them",
     "CAS": "accuracy on real images of a classifier that learned from the samples"}
 
 

@@ -5,9 +5,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,8 @@ class Pictures:
     cache        the folder in which their features may be kept
     N            how many
     manifest     of a run's folder
+    similarities by kind of guide ("like", "style", "text"), how alike each of a run's samples is to what it should be like,
+                 float64 [N]
     """
 
     name: str
@@ -56,6 +58,7 @@ class Pictures:
     cache: Path
     N: int
     manifest: Manifest | None = None
+    similarities: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.N
@@ -100,7 +103,21 @@ def run_pictures(path: Path) -> Pictures:
     if len(found) != content["num_samples"]:
         raise UserError(f"{path / NPZ} has {len(found)} samples, but its run made {content['num_samples']}; remove it, and "
                         f"make it again with {again}.")
-    return replace(found, class_names=names_of_run(path, manifest), manifest=manifest)
+    return replace(found, class_names=names_of_run(path, manifest), manifest=manifest,
+                   similarities=similarities_of_run(path / LINES, len(found)))
+
+
+def similarities_of_run(path: Path, N: int) -> dict[str, np.ndarray]:
+    """What samples.jsonl tells of all N; of several guides of a kind their mean."""
+    told: dict[str, list[float]] = {}
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # a torn line, or no file
+        for line in map(from_json, path.read_text(encoding="utf-8").splitlines()):
+            of_kind: dict[str, list[float]] = {}
+            for title, value in line.get("similarities", {}).items():
+                of_kind.setdefault(title.partition(":")[0], []).append(float(value))
+            for kind, values in of_kind.items():
+                told.setdefault(kind, []).append(sum(values) / len(values))
+    return {kind: np.array(values) for kind, values in told.items() if len(values) == N and np.isfinite(values).all()}
 
 
 def names_of_run(path: Path, manifest: Manifest) -> tuple[str, ...]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-DISTANCES, LIKENESSES = r"(s?FID|FD|KID|KD)(\b|_|\[)", r"(IS|precision|recall|agreement|CAS)\b"
+DISTANCES, LIKENESSES = r"(s?FID|FD|KID|KD)(\b|_|\[)", r"(IS|precision|recall|agreement|similarity|CAS)\b"
 SHARES = ("agreement", "CAS")
-ORDER = ("FID", "FD", "FID_infinity", "FD_infinity", "sFID", "KID", "KD", "IS", "precision", "recall", "agreement", "CAS")
+ORDER = ("FID", "FD", "FID_infinity", "FD_infinity", "sFID", "KID", "KD", "IS", "precision", "recall", "agreement",
+         "similarity", "CAS")
 
 
 def is_distance(metric: str) -> bool:

@@ -81,7 +81,8 @@ def sections(c: Compared, experiment: dict[str, Any]) -> list[tuple[str, str, st
     errors = any(run.evaluation.get("errors") for run in c.runs)
     bars = "Error bars: one standard deviation over the seeds. " if c.seeds > 1 else "Error bars: standard errors. " * errors
     floor = "Dashed: real images against real images. " if any(run.floor for run in c.runs) else ""
-    networks = {metric.partition("[")[2].rstrip("]") for metric in c.metrics if "[" in metric}
+    networks = {metric.partition("[")[2].rstrip("]") for metric in c.metrics if "[" in metric
+                and not metric.startswith("similarity")}
     bars += f"Features of {networks.pop()}. " if len(networks) == 1 else ""
     labels = f"Labels: the {'scale' if c.over_scales else 'number of steps'}. "
     samples = sheets(c)

@@ -262,7 +262,7 @@ class Compared:
     def briefly(self, metric: str) -> str:
         """The same without its features, where all are of one network."""
         several = len({name.partition("[")[2] for name in self.metrics if is_distance(name)}) > 1
-        return self.called(metric) if several else re.sub(r"\[.*]", "", self.called(metric))
+        return self.called(metric) if several or metric.startswith("similarity") else re.sub(r"\[.*]", "", self.called(metric))
 
     def best(self, metric: str, among: Callable[[Group], bool] = lambda group: True) -> Group | None:
         """The group with the metric's best mean; None where it was not measured, or it is not known which is best."""

@@ -9,13 +9,14 @@ from typing import Any
 from noisy_clf.checkpoints.cache import cached, checked_digest
 from noisy_clf.checkpoints.diffusers_scheduler import (
     find_scheduler, find_weights, is_diffusers_folder, read_schedule, read_scheduler, unet_folder)
-from noisy_clf.checkpoints.model_folder import ModelFolder, bundled_models, file_digest
+from noisy_clf.checkpoints.model_folder import BUNDLED, ModelFolder, bundled_models, file_digest
 from noisy_clf.checkpoints.released import DENOISERS, RELEASED
 from noisy_clf.checkpoints.run_folder import RUNS_MODELS
 from noisy_clf.errors import UserError
 from noisy_clf.schedule import NoiseSchedule
 
 CLEAN = "timm:"  # how the name of a classifier of clean images begins
+CLIP = "clip:"  # and that of a dual encoder of images and texts
 
 
 def classifier_folder(name: str) -> ModelFolder | None:
@@ -25,12 +26,46 @@ def classifier_folder(name: str) -> ModelFolder | None:
     return ModelFolder.open(name, "classifier")
 
 
+def encoder_folder(name: str) -> ModelFolder | None:
+    """An encoder's folder, or that of a classifier whose torso is one; None for one of timm's or CLIP's. UserError if it is
+    none of them. Where a name is that of an encoder and of a classifier, the encoder is meant."""
+    if name.startswith((CLEAN, CLIP)):
+        return None
+    try:
+        return ModelFolder.open(name, "encoder")
+    except UserError:
+        with suppress(UserError):
+            return ModelFolder.open(name, "classifier")
+        raise
+
+
+def encoder_name(name: str) -> str:
+    """An encoder's name without paths."""
+    folder = encoder_folder(name)
+    if folder:
+        return name if folder.path.is_relative_to(BUNDLED) else plain_name(folder.path)
+    model, at, file = name.partition("@")
+    kind, _, own = model.partition(":")
+    return f"{kind}:{Path(own).name}{at}{Path(file).name}"
+
+
+def plain_name(path: Path) -> str:
+    """A model's, of its folder: a training run's, without best or last."""
+    whole = Path(os.path.abspath(path))
+    return whole.parent.name if whole.name in RUNS_MODELS else whole.name
+
+
 def training_set(name: str) -> str | None:
     """The dataset that a classifier says it learned from."""
     if name in RELEASED["classifier"]:
         return "imagenet64" if name == "imagenet64" else "imagenet"
     folder = classifier_folder(name)
-    training = folder.config.get("training") if folder else None
+    return learned_from(folder) if folder else None
+
+
+def learned_from(folder: ModelFolder) -> str | None:
+    """The dataset that a model says it learned from."""
+    training = folder.config.get("training")
     found = training.get("dataset") if isinstance(training, dict) else None
     return found if isinstance(found, str) else None
 
@@ -58,10 +93,9 @@ def denoiser_record(name_or_path: str | Path) -> dict[str, Any]:
     model = None if foreign else ModelFolder.open(name, "denoiser")
     with suppress(UserError, FileNotFoundError):  # a schedule can be taken from a folder without weights
         digest = model.digest if model else file_digest(find_weights(unet_folder(path)))
-    whole = Path(os.path.abspath(model.path if model else path))
-    run = not foreign and whole.name in RUNS_MODELS
-    return {"name": name if name in bundled_models("denoiser") else whole.parent.name if run else whole.name, "digest": digest,
-            "run": run}
+    whole = model.path if model else path
+    run = not foreign and Path(os.path.abspath(whole)).name in RUNS_MODELS
+    return {"name": name if name in bundled_models("denoiser") else plain_name(whole), "digest": digest, "run": run}
 
 
 def same_denoiser(one: Any, other: dict[str, Any]) -> bool:

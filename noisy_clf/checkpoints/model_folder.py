@@ -10,7 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from noisy_clf import renamed
 from noisy_clf.checkpoints.released import RELEASED
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
     from noisy_clf.schedule import NoiseSchedule
 
-Kind = Literal["classifier", "denoiser"]
+Kind = Literal["classifier", "denoiser", "encoder"]
 BUNDLED = Path(__file__).parents[1] / "bundled"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 DEFAULTS: dict[str, Any] = {  # what is lacking
     "predicts": "eps", "rescaled_t": False, "class_names": None, "null_class": False, "sampling": None}
 KNOWN: dict[str, Any] = {  # and their types
     "kind": Any, "network": Any, "schedule": Any, "variance": str | None, "predicts": str, "rescaled_t": bool,
-    "class_names": list[str] | None, "null_class": bool, "sampling": dict[str, Any] | None, "versions": Any, "training": Any,
-    "made_by": Any, "weights": Any}
+    "class_names": list[str] | None, "null_class": bool, "sampling": dict[str, Any] | None, "text": dict[str, str] | None,
+    "versions": Any, "training": Any, "made_by": Any, "weights": Any}
 KNOWN_OF_SCHEDULE: dict[str, Any] = {"name": str, "T": int, "alpha_bar": list[float]}
 
 
@@ -53,6 +53,10 @@ def save_weights(path: Path, network: nn.Module, about: dict[str, Any]) -> None:
         temporary.write_bytes(save(tensors, metadata={"about": json.dumps(about)}))  # save_file makes it its owner's alone
 
 
+def a(kind: object) -> str:
+    return f"an {kind}" if kind == "encoder" else f"a {kind}"
+
+
 def bundled_models(kind: Kind) -> list[str]:
     return sorted(folder.parent.name for folder in BUNDLED.glob(f"*/{kind}"))
 
@@ -68,9 +72,9 @@ def find_model(name_or_path: str | Path, kind: Kind) -> Path:
     names = ", ".join([*bundled_models(kind), *RELEASED[kind]])
     if path.is_dir() and str(name_or_path):
         raise UserError(f"{path} is a folder without a {CONFIG}: neither a model nor a training run "
-                        f"that has validated once; give a {kind}'s folder, or one of the names: {names}.")
+                        f"that has validated once; give {a(kind)}'s folder, or one of the names: {names}.")
     raise UserError(f"there is no {kind} {str(name_or_path)!r}; the names are: {names}; "
-                    f"a path to a {kind}'s folder works too, and RUN@step-N, a training run's state of step N.")
+                    f"a path to {a(kind)}'s folder works too, and RUN@step-N, a training run's state of step N.")
 
 
 @dataclass(frozen=True)
@@ -90,11 +94,11 @@ class ModelFolder:
         path = find_model(model, kind)
         config = translated(read_json(path / CONFIG), renamed.CONFIG)
         found = config.get("kind")
-        if found not in ("classifier", "denoiser"):
-            raise UserError(f"{path / CONFIG} does not describe a model of this toolkit (it has no "
-                            f"\"kind\" of \"classifier\" or \"denoiser\").")
+        if found not in get_args(Kind):
+            raise UserError(f"{path / CONFIG} does not describe a model of this toolkit (it has no \"kind\" of "
+                            f"{' or '.join(map(json.dumps, get_args(Kind)))}).")
         if found != kind:
-            raise UserError(f"{path} holds a {found}, and a {kind} is wanted here.")
+            raise UserError(f"{path} holds {a(found)}, and {a(kind)} is wanted here.")
         for field in ("network", "schedule"):
             if not isinstance(config.get(field), dict):
                 raise UserError(f"{path / CONFIG} has no \"{field}\".")

@@ -62,4 +62,4 @@ CLASSIFIERS = {
     "imagenet256": released("256x256_classifier", "2a2387c7ee27f28a", 256, **IMAGENET),
     "imagenet512": released("512x512_classifier", "f06a7c572b054e3b", 512, **IMAGENET),
 }
-RELEASED = {"denoiser": DENOISERS, "classifier": CLASSIFIERS}
+RELEASED = {"denoiser": DENOISERS, "classifier": CLASSIFIERS, "encoder": {}}

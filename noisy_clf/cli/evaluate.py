@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from noisy_clf.checkpoints.by_name import CLEAN, classifier_folder
+from noisy_clf.checkpoints.by_name import CLEAN, CLIP, classifier_folder
 from noisy_clf.checkpoints.settings import read_settings
-from noisy_clf.cli.options import SCHEDULE, Numbers, options, schedule_option
+from noisy_clf.cli.options import EVALUATION, SCHEDULE, options, refuse_no_levels, schedule_option
 from noisy_clf.datasets import DATASETS, refuse_unknown
 from noisy_clf.errors import FriendlyCommand, UserError, disk_trouble
 from noisy_clf.training.recipes import classifier_recipe
@@ -27,14 +27,9 @@ from noisy_clf.training.recipes import classifier_recipe
 @click.option("--data", "data_folder", type=click.Path(path_type=Path),
               help="Where a named dataset's files are, or are downloaded to. [default: data/NAME]")
 @click.option("--images", type=click.IntRange(min=1), help="So many of them, drawn once and for all. [default: all]")
-@click.option("--levels", type=Numbers(), default=",".join(f"{i / 20:g}" for i in range(21)), show_default=True,
-              help="Noise levels t/T.")
 @click.option("--out", type=click.Path(path_type=Path),
               help="Folder for evaluation.png and evaluation.json. [default: evaluations/CLASSIFIER]")
-@click.option("--batch-size", type=click.IntRange(min=1), help="[default: 256, and fewer above 32 pixels a side]")
-@click.option("--precision", type=click.Choice(["float32", "bf16"]), default="float32", show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@options(EVALUATION)
 def eval_noisy_clf(classifier: str, compare: str | None, classifier_config: str | None, classifier_flags: str | None,
                    dataset: str | None, data_folder: Path | None, images: int | None, levels: tuple[float, ...],
                    out: Path | None, batch_size: int | None, precision: str, seed: int, device: str, **schedule: Any) -> None:
@@ -49,8 +44,7 @@ def eval_noisy_clf(classifier: str, compare: str | None, classifier_config: str 
     eval-noisy-clf runs/photos-classifier --compare timm:resnet50@resnet50.safetensors
     eval-noisy-clf imagenet64 --data imagenet64/ --images 2000
     """
-    if not levels or not all(0 <= level <= 1 for level in levels):
-        raise click.BadParameter(f"noise levels are t/T, from 0 to 1, not {levels}.", param_hint="--levels")
+    refuse_no_levels(levels)
     names = [classifier] if compare is None else [classifier, compare]
     settings = read_settings(classifier_config, classifier_flags, "classifier")
     for name in names:
@@ -72,12 +66,17 @@ def eval_noisy_clf(classifier: str, compare: str | None, classifier_config: str 
     exact_float32()
     with started(where) as processes:
         subjects = load(names, short(names), settings, dataset, data_folder, noise, recipe.image_size)
-        out = writable(out or Path("evaluations") / "-vs-".join(short(names)).replace(":", "-").replace("/", "-"))
+        out = writable(out or folder_of(short(names)))
         found = examined(subjects, images, where, precision, levels=levels, batch_size=batch_size, seed=seed,
                          processes=processes)
     if processes.first:
         write(out, subjects, found, {"levels": levels, "seed": seed, "precision": precision})
         click.echo(f"{in_words(subjects, found)}\n\nDrawn in {out / 'evaluation.png'}")
+
+
+def folder_of(called: Sequence[str]) -> Path:
+    """Where the evaluation of what is called so goes by default."""
+    return Path("evaluations") / "-vs-".join(called).replace(":", "-").replace("/", "-")
 
 
 def writable(out: Path) -> Path:
@@ -92,7 +91,7 @@ def writable(out: Path) -> Path:
 def short(names: Sequence[str]) -> list[str]:
     """What to call them: the last part of a path, or where two share it, all of it."""
     def ending(name: str) -> str:
-        path = Path(name.partition("@")[0]) if name.startswith(CLEAN) else Path(name).resolve()
+        path = Path(name.partition("@")[0]) if name.startswith((CLEAN, CLIP)) else Path(name).resolve()
         return f"{path.parent.name}/{path.name}" if path.name in ("best", "last") else path.name
 
     last = list(map(ending, names))

@@ -123,3 +123,17 @@ SCHEDULE = [
     click.option("--noise-schedule", type=click.Choice(SCHEDULES), help="alpha_bar's shape. [default: the recipe's]"),
     click.option("--T", "T", cls=Renamed, former=["--timesteps"], type=int, help="Number of timesteps. [default: 1000]"),
 ]
+EVALUATION = [
+    click.option("--levels", type=Numbers(), default=",".join(f"{i / 20:g}" for i in range(21)), show_default=True,
+                 help="Noise levels t/T."),
+    click.option("--batch-size", type=click.IntRange(min=1), help="[default: 256, and fewer above 32 pixels a side]"),
+    click.option("--precision", type=click.Choice(["float32", "bf16"]), default="float32", show_default=True),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise."),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
+]
+
+
+def refuse_no_levels(levels: tuple[float, ...]) -> None:
+    """UserError where they are not noise levels t/T."""
+    if not levels or not all(0 <= level <= 1 for level in levels):
+        raise click.BadParameter(f"noise levels are t/T, from 0 to 1, not {levels}.", param_hint="--levels")

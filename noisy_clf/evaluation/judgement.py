@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,37 @@ from noisy_clf.schedule import NoiseSchedule
 
 SIGNIFICANT = 3  # standard errors
 VISIBLE = 0.25  # alpha_bar at which half of the amplitude is image: who learned on noise still sees it well
+
+
+class AtTimestep(Protocol):
+    """What was found at timestep t."""
+
+    @property
+    def t(self) -> int: ...
+
+
+Row = TypeVar("Row", bound=AtTimestep)
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """By t, one of each."""
+    return sorted({row.t: row for row in rows}.values(), key=lambda row: row.t)
+
+
+def spans(rows: Sequence[Row], holds: Callable[[Row], bool]) -> list[tuple[int, int]]:
+    """(first t, last t) of each run of neighbouring rows, in order, at which it holds."""
+    found: list[tuple[int, int]] = []
+    before = False
+    for row in rows:
+        if holds(row):
+            found.append((found.pop()[0] if before else row.t, row.t))
+        before = holds(row)
+    return found
+
+
+def share_of(spans: Iterable[tuple[int, int]], T: int) -> float:
+    """Of the T timesteps."""
+    return sum(last - first + 1 for first, last in spans) / T
 
 
 @dataclass(frozen=True)
@@ -45,7 +77,7 @@ class Evaluation:
 
     @property
     def by_t(self) -> list[Quality]:
-        return sorted({row.t: row for row in self.rows}.values(), key=lambda row: row.t)
+        return in_order(self.rows)
 
     def knows(self, row: Quality) -> bool:
         """Whether its first choice is right more often than the most frequent class is, by 3 standard errors."""
@@ -66,18 +98,12 @@ class Evaluation:
 
     def spans(self, holds: Callable[[Quality], bool]) -> list[tuple[int, int]]:
         """(first t, last t) of each run of neighbouring levels at which it holds."""
-        found: list[tuple[int, int]] = []
-        before = False
-        for row in self.by_t:
-            if holds(row):
-                found.append((found.pop()[0] if before else row.t, row.t))
-            before = holds(row)
-        return found
+        return spans(self.by_t, holds)
 
     @property
     def share(self) -> float:
         """Of the T sampling steps, those at which the classifier helps."""
-        return sum(last - first + 1 for first, last in self.spans(self.informs)) / self.schedule.T
+        return share_of(self.spans(self.informs), self.schedule.T)
 
     @property
     def knows_clean_images_only(self) -> bool:

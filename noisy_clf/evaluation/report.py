@@ -44,7 +44,11 @@ def verdict(evaluation: Evaluation) -> list[str]:
 
 def ranges(evaluation: Evaluation, holds: Callable[[Quality], bool]) -> str:
     """The t at which it holds: "0-400, 600"."""
-    return ", ".join(f"{first}-{last}" if first < last else f"{first}" for first, last in evaluation.spans(holds))
+    return written(evaluation.spans(holds))
+
+
+def written(spans: Sequence[tuple[int, int]]) -> str:
+    return ", ".join(f"{first}-{last}" if first < last else f"{first}" for first, last in spans)
 
 
 def comparison(one: Evaluation, other: Evaluation) -> str:

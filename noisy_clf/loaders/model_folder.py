@@ -1,5 +1,7 @@
-"""Classifiers in this toolkit's own format: config.json and model.safetensors."""
+"""Models in this toolkit's own format: config.json and model.safetensors."""
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 
@@ -10,13 +12,21 @@ from noisy_clf.loaders.loaded import LoadedClassifier
 
 
 def load_model_folder(folder: ModelFolder) -> LoadedClassifier:
+    classifier = NoisyClassifier(network_in(folder, NETWORKS), folder.schedule, folder.class_names).eval().requires_grad_(False)
+    return LoadedClassifier(classifier, folder.digest, classifier.config())
+
+
+def network_in(folder: ModelFolder, networks: dict[str, tuple[Any, Any]]) -> Any:
+    """A folder's network, with its weights.
+
+    networks  config.json's type of network -> (its config, the network)
+    """
     fields = dict(folder.config["network"])
     kind = str(fields.pop("type", None))
-    if kind not in NETWORKS:
-        raise UserError(f"{folder.path}: unknown type of classifier; there is: {', '.join(NETWORKS)}.")
-    config, network_of = NETWORKS[kind]
+    if kind not in networks:
+        raise UserError(f"{folder.path}: unknown type of {folder.config['kind']}; there is: {', '.join(networks)}.")
+    config, network_of = networks[kind]
     with torch.device("meta"):
         network = network_of(config_from(config, fields, folder.path))
     folder.load_weights(network)
-    classifier = NoisyClassifier(network, folder.schedule, folder.class_names).eval().requires_grad_(False)
-    return LoadedClassifier(classifier, folder.digest, classifier.config())
+    return network

@@ -1,10 +1,10 @@
-"""Classifiers of clean images, timm's: "timm:NAME" with timm's own weights, "timm:NAME@WEIGHTS" with those of a file."""
+"""Networks of clean images, timm's: "timm:NAME" with timm's own weights, "timm:NAME@WEIGHTS" with those of a file."""
 from __future__ import annotations
 
 import hashlib
 
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from noisy_clf import imagenet
 from noisy_clf.checkpoints.by_name import CLEAN
@@ -25,23 +25,46 @@ def load_clean(name: str, settings: Settings | None, space: Space | None) -> Loa
     """
     if settings is not None:
         raise UserError(f"{name} brings settings of its own; settings are for bare .pt files: leave them out.")
-    if space is None:
-        raise UserError(f"{name} learned on clean images and has no noise schedule of its own; it can guide a denoiser, whose "
-                        f"schedule it then takes.")
-    model, _, file = name.removeprefix(CLEAN).partition("@")
-    trained, source = pretrained_cfg(model), file or TIMM
+    space = needed(space, name)
+    model, source = model_and_source(name)
     tensors = find_tensors(model, source)
-    layer = next(iter(names_of(trained.classifier)), "head")
+    layer = next(iter(names_of(pretrained_cfg(model).classifier)), "head")
     if f"{layer}.weight" not in tensors:
         raise UserError(f"{source} has no {layer}.weight, the last layer of timm's {model}: it is no classifier of that name.")
     K = len(tensors[f"{layer}.weight"])
-    network = TimmClassifier(TimmConfig(
-        name=model, image_size=space.image_size, in_channels=space.channels, num_classes=K, time_conditional=False,
-        input_size=trained.input_size[-1], batch_norm="frozen"))
-    give(network, tensors, source)
     names = imagenet.class_names() if K == 1000 else tuple(map(str, range(K)))
+    network = clean_network(model, source, tensors, space, K)
     classifier = NoisyClassifier(network, space.schedule, names).eval().requires_grad_(False)
     return LoadedClassifier(classifier, weights_digest(network), classifier.config())
+
+
+def load_clean_backbone(name: str, space: Space) -> TimmClassifier:
+    """Any model of timm's without its last layer, for the images of `space`; it never saw noise and is not told t."""
+    model, source = model_and_source(name)
+    return clean_network(model, source, find_tensors(model, source), space, num_classes=0)
+
+
+def needed(space: Space | None, name: str) -> Space:
+    """UserError where there is none."""
+    if space is None:
+        raise UserError(f"{name} learned on clean images and has no noise schedule of its own; it can guide a denoiser, whose "
+                        f"schedule it then takes.")
+    return space
+
+
+def model_and_source(name: str) -> tuple[str, str]:
+    """timm's name of the model, and where its weights are from. UserError where timm has no such model."""
+    model, _, file = name.removeprefix(CLEAN).partition("@")
+    pretrained_cfg(model)
+    return model, file or TIMM
+
+
+def clean_network(model: str, source: str, tensors: dict[str, Tensor], space: Space, num_classes: int) -> TimmClassifier:
+    network = TimmClassifier(TimmConfig(
+        name=model, image_size=space.image_size, in_channels=space.channels, num_classes=num_classes, time_conditional=False,
+        input_size=pretrained_cfg(model).input_size[-1], batch_norm="frozen"))
+    give(network, tensors, source)
+    return network
 
 
 def weights_digest(network: nn.Module) -> str:

@@ -4,16 +4,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from noisy_clf.checkpoints.tensors import refuse_other_tensors
 from noisy_clf.checkpoints.torch_file import read_tensors
 from noisy_clf.errors import UserError, one_line
 from noisy_clf.networks.timm_classifier import TimmClassifier
-from noisy_clf.networks.timm_model import TimmConfig
+from noisy_clf.networks.timm_model import TimmConfig, create
 
 TIMM = "timm"  # the source of weights that timm downloads
 
@@ -46,6 +48,10 @@ def give(network: TimmClassifier, tensors: dict[str, Tensor], source: str | Path
     path = Path(f"timm's {config.name}" if str(source) == TIMM else source)
     tensors = {**{name: own[name] for name in own if name.endswith("num_batches_tracked")},  # old files lack it
                **in_timms_format(network.backbone, config, tensors, path)}
+    if config.num_classes == 0:
+        with torch.device("meta"):
+            last = set(create(replace(config, num_classes=1)).state_dict()) - set(own)  # whatever a last layer has
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in last}
     if any(name.endswith("running_var") for name in set(tensors) - set(own)):
         raise UserError(f"{path} learned with BatchNorm, whose statistics GroupNorm has no use for; choose batch_norm frozen.")
     adapt_first_convolution(network.backbone, config, tensors)

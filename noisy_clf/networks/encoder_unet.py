@@ -1,10 +1,13 @@
 """EncoderUNet, ADM's time-conditioned classifier: the U-Net's first half and a pooling head. (ADM sec. 4)"""
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from noisy_clf.networks.config import EncoderUNetConfig
+from noisy_clf.networks.features import Features
 from noisy_clf.networks.layers import AttentionPool, GroupNorm32, time_embedding, zeroed
 from noisy_clf.networks.torso import down_path, middle, time_mlp
 
@@ -21,15 +24,37 @@ class EncoderUNet(nn.Module):
         self.out = pooling_head(config, block_widths=[*widths, config.widths[-1]])
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        h = self.pooled(self.outputs(x_t, t))
+        with torch.autocast(h.device.type, enabled=False):  # the head in float32 whatever the blocks computed in
+            return self.out(h.float())
+
+    def features(self, x_t: Tensor, t: Tensor) -> Features:
+        """The last map of each level, and what the last layer tells the classes by."""
+        outputs = self.outputs(x_t, t)
+        levels, depth = len(self.config.widths), self.config.res_blocks + 1
+        maps = [outputs[level * depth - 1].float() for level in range(1, levels)] + [outputs[-1].float()]
+        h = self.pooled(outputs)
+        with torch.autocast(h.device.type, enabled=False):
+            if self.config.pool == "attention":
+                pool: Any = self.out[-1]
+                return Features(maps, pool.answer(self.out[:-1](h.float())))
+            last = 2 if self.config.pool == "adaptive" else 1  # after it, adaptive only flattens
+            return Features(maps, self.out[:-last](h.float()).flatten(1))
+
+    def outputs(self, x_t: Tensor, t: Tensor) -> list[Tensor]:
+        """Of all blocks."""
         emb = self.time_embed(time_embedding(t, self.config.channels))
         h, outputs = x_t, []
         for block in [*self.input_blocks, self.middle_block]:
             h = block(h, emb)
             outputs.append(h)
+        return outputs
+
+    def pooled(self, outputs: list[Tensor]) -> Tensor:
+        """What the head is shown."""
         if self.config.pool.startswith("spatial"):
-            h = torch.cat([output.float().mean(dim=(2, 3)) for output in outputs], dim=1)
-        with torch.autocast(h.device.type, enabled=False):  # the head in float32 whatever the blocks computed in
-            return self.out(h.float())
+            return torch.cat([output.float().mean(dim=(2, 3)) for output in outputs], dim=1)
+        return outputs[-1]
 
 
 def pooling_head(config: EncoderUNetConfig, block_widths: list[int]) -> nn.Sequential:

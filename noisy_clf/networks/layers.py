@@ -186,11 +186,14 @@ class AttentionPool(nn.Module):
         self.c_proj = nn.Conv1d(channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        return pointwise(self.c_proj, self.answer(x))
+
+    def answer(self, x: Tensor) -> Tensor:
+        """[B,C,H,W] -> [B,C]."""
         pixels = x.flatten(2)
         pixels = torch.cat([pixels.mean(2, keepdim=True), pixels], dim=2) + self.positional_embedding.to(x.dtype)
         q, k, v = split_heads(pointwise(self.qkv_proj, pixels.transpose(1, 2)), self.heads, "new")
-        answer = fused_attention(q[:, :, :1], k, v)  # the mean's query is the only one read
-        return pointwise(self.c_proj, answer.flatten(1))
+        return fused_attention(q[:, :, :1], k, v).flatten(1)  # the mean's query is the only one read
 
 
 def pointwise(conv: nn.Module, x: Tensor) -> Tensor:

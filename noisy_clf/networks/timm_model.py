@@ -21,7 +21,7 @@ class TimmConfig:
     name              timm's name of the model, with or without the tag of its weights ("resnet50", "resnet50.a1_in1k")
     image_size        pixels a side
     in_channels       1 grey, 3 colour
-    num_classes       K, the number of logits
+    num_classes       K, the number of logits; 0: an encoder, without the last layer
     time_conditional  t scales and shifts each stage's features; else t is not looked at
     input_size        pixels a side that x_t is resized to first, for a backbone of larger images; None: image_size
     mean, std         what the backbone takes off and divides by, for each channel, in [0,1]; (): as timm says
@@ -43,9 +43,9 @@ class TimmConfig:
 
     def __post_init__(self) -> None:
         trained = pretrained_cfg(str(self.name))
-        for field in ("image_size", "in_channels", "num_classes", "input_size"):
-            if field != "input_size" or self.input_size is not None:
-                refuse_no_size(field, getattr(self, field))
+        for field, none in (("image_size", ...), ("in_channels", ...), ("num_classes", 0), ("input_size", None)):
+            if type(value := getattr(self, field)) is not type(none) or value != none:
+                refuse_no_size(field, value)
         if self.batch_norm not in get_args(BatchNorm):
             raise UserError(f"unknown batch_norm {self.batch_norm!r}; there are: {', '.join(get_args(BatchNorm))}.")
         if not 0 <= self.dropout < 1:
@@ -88,7 +88,7 @@ def for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
 def create(config: TimmConfig) -> nn.Module:
     """timm's model with random weights, what it drops at random switched off; UserError where it cannot take such images."""
     import timm
-    from timm.layers import DropPath, PatchEmbed
+    from timm.layers import PatchEmbed
 
     known = pretrained_cfg(config.name)
     fixed = known.fixed_input_size and config.size != known.input_size[-1]  # others take any size, and no img_size
@@ -103,12 +103,19 @@ def create(config: TimmConfig) -> nn.Module:
     cut = getattr(model, "patch_embed", None)
     if isinstance(cut, PatchEmbed) and not cut.dynamic_img_pad and any(config.size % side for side in cut.patch_size):
         raise does_not_fit(config, ValueError(f"patches of {cut.patch_size[0]} pixels would leave out a border"))
+    drop_nothing(model)
+    return model
+
+
+def drop_nothing(model: nn.Module) -> None:
+    """Nothing at random, that is."""
+    from timm.layers import DropPath
+
     for module in model.modules():
         if isinstance(module, DropPath):
             module.drop_prob = 0.0
         elif isinstance(module, nn.Dropout):
             module.p = 0.0
-    return model
 
 
 def does_not_fit(config: TimmConfig, error: Exception) -> UserError:

@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from noisy_clf.errors import UserError
 from noisy_clf.execution import PRECISIONS
@@ -102,6 +103,16 @@ def read_t_sampling(text: str) -> tuple[str, list[float]]:
             or kind == "levels" and len(given) == 2 and 0 <= given[0] <= given[1] <= 1:
         return kind, given
     raise UserError(f"t-sampling cannot be {text!r}; it is one of: {T_SAMPLINGS}, such as beta:1,2 or levels:0,0.6.")
+
+
+def saw_no_noise(training: Any) -> bool | None:
+    """Of a model whose config.json has this record of its training; None: nothing tells."""
+    if not isinstance(training, dict):
+        return None
+    with suppress(UserError):  # a newer program's way is no reason not to load it
+        kind, numbers = read_t_sampling(training.get("t_sampling", TrainingConfig.t_sampling))  # older runs know that alone
+        return kind == "levels" and numbers[1] == 0
+    return None
 
 
 @dataclass(frozen=True)

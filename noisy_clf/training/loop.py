@@ -137,8 +137,10 @@ def kept_ahead(run: Run) -> str:
 def memory_for(run: Run) -> AbstractContextManager[None]:
     """Within, too little of it is told in a sentence."""
     size = len(run.execution.parts(run.share, run.task.multiple)[0])
-    return enough_memory(lambda: f"{run.execution.device} has too little memory for {size} images at a time; the same command "
-                                 f"goes on with fewer: --microbatch {max(size // 2, 1)}.")
+    fewer = f"the same command goes on with fewer: --microbatch {max(size // 2, 1)}"
+    if "negatives" in run.task.options and size == run.task.multiple:
+        fewer = f"they are told from each other, and a new run can do with fewer: --negatives {max(size // 2, 2)}"
+    return enough_memory(lambda: f"{run.execution.device} has too little memory for {size} images at a time; {fewer}.")
 
 
 def validate(run: Run, log: MetricsLog | None, clock: Clock, bar: tqdm[Any]) -> None:

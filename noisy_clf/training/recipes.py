@@ -1,4 +1,4 @@
-"""What is known to work: for each dataset a classifier's architecture and its training."""
+"""What is known to work: for each dataset a classifier's architecture and training, and how an encoder is tuned on noise."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -9,12 +9,14 @@ from noisy_clf.errors import UserError
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings for a dataset, each of which a flag overrides: of the network's config, and of TrainingConfig."""
+    """Settings for a dataset, each of which a flag overrides: of the network's config, of TrainingConfig, and of an encoder's
+    loss."""
 
     schedule: str
     image_size: int
     network: dict[str, Any]
     training: dict[str, Any]
+    logit_scale: float = 100.0
 
 
 def adm(image_size: int, schedule: str, channel_mult: tuple[float, ...], depth: int, **training: Any) -> Recipe:
@@ -70,3 +72,22 @@ def classifier_recipe(dataset: str, image_size: int | None) -> Recipe:
         return Recipe("cosine", size, SMALL, OWN)
     known = max(published for published in IMAGENET if published <= size)
     return Recipe(IMAGENET[known].schedule, size, {**IMAGENET[known].network, "res_blocks": 2}, OWN)
+
+
+SDG: dict[str, Any] = {  # AdamW, 1e-4, no decay, t uniform (SDG's program; how long and in which batches is not published)
+    "iterations": 50_000, "batch_size": 256, "lr": 1e-4, "weight_decay": 0.0, "ema": 0.999, "random_flip": True,
+    "validate_every": 1000, "save_every": 1000}
+ENCODERS = {
+    "digits": {"iterations": 600, "batch_size": 128, "lr": 1e-3, "ema": 0.99, "validate_every": 200, "save_every": 200},
+    "cifar10": SDG | {"iterations": 20_000},
+    "mnist": SDG | {"iterations": 5000, "random_flip": False},
+}
+LOGIT_SCALES = {"digits": 10.0}  # at 100 the embeddings of all images come out alike, with a cosine of .86
+ENCODERS |= {"cifar100": ENCODERS["cifar10"], "fashion-mnist": ENCODERS["cifar10"]}
+
+
+def encoder_recipe(dataset: str, image_size: int | None) -> Recipe:
+    """How a clean encoder is tuned on a dataset's noised images, of the schedule and size that its classifiers are for."""
+    classifiers = classifier_recipe(dataset, image_size)
+    return Recipe(classifiers.schedule, classifiers.image_size, {}, ENCODERS.get(dataset, SDG),
+                  LOGIT_SCALES.get(dataset, 100.0))

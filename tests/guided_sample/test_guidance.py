@@ -19,7 +19,7 @@ from guided_sample.unet import UNet
 from noisy_clf.errors import UserError
 from noisy_clf.schedule import NoiseSchedule
 from tests.commands import assert_refused, contents, run
-from tests.conftest import NAMES, SCHEDULE, UNET, stored, tiny_classifier, tiny_denoiser
+from tests.conftest import NAMES, SCHEDULE, UNET, stored, tiny_classifier, tiny_denoiser, tiny_encoder
 from tests.reference import with_drawn_weights
 
 TOLERANCE = 2e-4  # of float32 samples, for another batch
@@ -27,7 +27,8 @@ TOLERANCE = 2e-4  # of float32 samples, for another batch
 
 @pytest.fixture(scope="module", autouse=True)
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """cond knows the null class, plain is unconditional, weak is another plain one, clean and noisy are classifiers."""
+    """cond knows the null class, plain is unconditional, weak is another plain one, clean and noisy are classifiers, enc is a
+    noisy encoder."""
     folder = tmp_path_factory.mktemp("family")
     cond = with_drawn_weights(UNet(replace(UNET, num_classes=4)))
     steps: dict[str, Any] = {"sampling": {"steps": {"ddpm": "5", "ddim": "ddim5"}}}
@@ -43,10 +44,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stored(tiny_classifier(NoiseSchedule.named("linear", 1000), image_size=16), folder / "clean", training={
         "t_sampling": "levels:0,0"})
     stored(tiny_classifier(names=("rough", "smooth")), folder / "other")
+    stored(tiny_encoder(), folder / "enc")
     Image.fromarray((np.arange(64).reshape(8, 8) * 4).astype(np.uint8)).save(folder / "picture.png")
     mask = np.zeros((8, 8), np.uint8)
     mask[:, :4] = 255
     Image.fromarray(mask).save(folder / "mask.png")
+    Image.fromarray(np.roll(mask, 2, axis=1)).save(folder / "stripe.png")
     return folder
 
 
@@ -95,9 +98,27 @@ KINDS: dict[str, dict[str, Any]] = {
     "colour": {"model": "plain", "classes": ("none",), "guide": ("colour:0.5,mu=0.1",)},
     "inpaint in an interval": {"model": "plain", "classes": ("none",),
                                "guide": ("inpaint:picture.png,mask=mask.png,interval=0.2:1",)},
+    "like": {"model": "plain", "like": ("picture.png", "stripe.png"), "like_scale": 30.0, "encoder": "enc"},
+    "like at x0_hat": {"model": "plain", "like": ("picture.png",), "encoder": "enc", "see": "x0", "sampler": "ddim"},
+    "like, a scale each": {"model": "plain", "like": ("picture.png",), "like_scale": (0.0, 20.0, 30.0, 40.0), "encoder": "enc"},
+    "structure, by a solver": {"model": "plain", "like": ("picture.png",), "like_layers": "1:2", "like_scale": 3.0,
+                               "encoder": "enc", "sampler": "dpm++", "steps": "logsnr5"},
+    "style": {"model": "plain", "style": ("picture.png",), "style_scale": 1e4, "encoder": "enc", "grad_at": "mean"},
+    "like and style by the grammar": {"model": "plain", "guide": (
+        "like:picture.png,encoder=enc,interval=0.2:9,schedule=cosine",
+        "style:stripe.png,encoder=enc,every=2:held,layers=1,scale=1000")},
+    "like, moving x0_hat": {"model": "plain", "guide": (
+        "like:picture.png,encoder=enc,see=through,rho=0.3,mu=0.2,smooth=0.1,draws=2",)},
+    "like, style and a classifier": GUIDED | {"like": ("picture.png",), "style": ("stripe.png",), "style_scale": 1e3,
+                                              "encoder": "enc"},
+    "particles of a picture": {"model": "plain", "like": ("picture.png",), "like_scale": 20.0, "encoder": "enc",
+                               "particles": 3},
     "particles": GUIDED | {"particles": 4},
     "particles and cfg": {"model": "cond", "cfg": 2.0, "classifier": "noisy", "scale": 1.5, "particles": 3},
 }
+
+
+SCALED_EACH = ("each sample", "like, a scale each")
 
 
 def plan_of(**fields: Any) -> Plan:
@@ -114,7 +135,7 @@ def test_each_kind_draws_each_sample_as_alone_and_otherwise_than_unguided(kind: 
     unguided = plan_of(**{key: fields[key] for key in ("model", "sampler") if key in fields} | (
         {"scale": 0.0} if fields["model"] == "cond" else {"classes": ("none",)}))
     changed = (together.x_0 - unguided.draw(range(4)).x_0).abs().amax(dim=(1, 2, 3)) > 1e-4
-    assert changed.tolist() == [kind != "each sample", True, True, True]  # the first one's scale is 0
+    assert changed.tolist() == [kind not in SCALED_EACH, True, True, True]  # the first one's scale is 0
     assert all(set(line) >= {"index", "class", "class_name", "seed", "log_prob"} for line in together.lines)
 
 
@@ -124,14 +145,14 @@ def flags_of(fields: dict[str, Any]) -> list[Any]:
         flag = f"--{ {'classes': 'class'}.get(key, key).replace('_', '-')}"
         if value is True:
             found.append(flag)
-        elif key in ("guide", "classes"):
+        elif key in ("guide", "classes", "like", "style"):
             found += [word for one in value for word in (flag, one)]
         else:
             found += [flag, ":".join(map(str, value)) if isinstance(value, tuple) else value]
     return found
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("each class", "each sample")])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("each class", *SCALED_EACH)])
 def test_flags_a_request_file_and_python_are_one(kind: str):
     fields = {"num_samples": 3} | KINDS[kind]
     result = run(*flags_of(fields), "--out", "flags", "--no-check")
@@ -161,9 +182,12 @@ def test_a_run_goes_on_by_its_own_manifest(kind: str, models: Path):
     Path("moved").symlink_to(models)
     manifest = json.loads(Path("out/manifest.json").read_text())
     request = {key: value if key != "guide" else [one.replace(":picture", ":moved/picture").replace("=mask", "=moved/mask")
-                                                  .replace(":noisy", ":moved/noisy") for one in value]
+                                                  .replace(":noisy", ":moved/noisy").replace("=enc", "=moved/enc")
+                                                  .replace(":stripe", ":moved/stripe") for one in value]
                for key, value in manifest["request"].items()}
     request |= {"weak": "moved/weak"} if "weak" in request else {}
+    request |= {key: [f"moved/{one}" for one in request[key]] for key in ("like", "style") if request.get(key)}
+    request |= {"encoder": "moved/enc"} if "encoder" in request else {}
     Path("moved.json").write_text(json.dumps(request))
     again = run("--request", "moved.json", "--out", "out", "--no-check")
     assert again.exit_code == 0, again.output
@@ -182,7 +206,7 @@ def test_scales_for_each_class_and_sample_stand_in_a_request_file():
         assert (alone - by_sample).abs().max() < TOLERANCE
 
 
-@pytest.mark.parametrize("kind", ["particles", "held", "apg", "tfg", "clean"])
+@pytest.mark.parametrize("kind", ["particles", "held", "apg", "tfg", "clean", "like", "like and style by the grammar"])
 def test_what_is_killed_and_shared_is_drawn_to_the_same_bytes(kind: str):
     """What remembers earlier steps remembers its own chain alone."""
     flags = [*flags_of(KINDS[kind]), "--num-samples", 6, "--batch-size", 2, "--no-check", "--out"]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from guided_sample.guides.classifier import log_prob
@@ -62,6 +63,28 @@ def test_a_batch_is_its_samples_one_by_one(
     singles = [log_prob_gradient(network, x_t[i:i + 1], t[i:i + 1], y[i:i + 1]) for i in range(3)]
     assert_close(logits, torch.cat([single[0] for single in singles]), rtol=1e-5, atol=1e-5)
     assert_close(gradient, torch.cat([single[1] for single in singles]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_features_are_what_the_last_layer_tells_the_classes_by_and_each_levels_last_map(pool: str) -> None:
+    network = with_drawn_weights(tiny_network(
+        pool=pool, image_size=16, channel_mult=(1, 2, 1), res_blocks=2, attention_at=[4], head_channels=32))
+    x_t, t = torch.randn(3, 1, 16, 16), torch.tensor([0, 500, 999])
+    outputs: list[Tensor] = []
+    for block in [*network.input_blocks, network.middle_block]:
+        block.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    maps, embedding = network.features(x_t, t)
+    first, second = outputs[2], outputs[5]  # of 3 blocks of 16 pixels, 3 of 8, 3 of 4 and the middle
+    assert len(outputs) == 10 and all(map(torch.equal, maps, [first, second, outputs[9]]))
+    assert [found.shape[1:] for found in maps] == [(32, 16, 16), (64, 8, 8), (32, 4, 4)]
+    last: Any = network.out[-1].c_proj if pool == "attention" else network.out[-2 if pool == "adaptive" else -1]
+    assert_close(F.linear(embedding, last.weight.flatten(1), last.bias), network(x_t, t))
+    singles = [network.features(x_t[i:i + 1], t[i:i + 1]) for i in range(3)]
+    assert_close(embedding, torch.cat([single.embedding for single in singles]))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network.features(x_t, t)
+    assert all(found.dtype == torch.float32 for found in [*half.maps, half.embedding])
+    assert 0 < (half.embedding - embedding).norm() < 0.1 * embedding.norm()
 
 
 @pytest.mark.parametrize("resample", ["resblock", "conv", "plain"])

@@ -346,3 +346,100 @@ def test_a_network_of_another_type_says_so() -> None:
     assert NoisyClassifier(built("test_vit"), schedule, tuple("abcde")).config()["network"]["type"] == "timm"
     unet = NoisyClassifier(tiny_network(), schedule, tuple("0123456789"))
     assert unet.config()["network"]["type"] == "EncoderUNet" and isinstance(unet.network, EncoderUNet)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_vit", "vit_tiny_patch16_224", "regnetx_002"])
+def test_its_maps_are_timms_own_intermediate_features(name: str) -> None:
+    network = built(name, batch_norm="frozen")
+    x_t = images(network)
+    with torch.no_grad():
+        seen: Any = network.features(x_t, T)
+        x = ((x_t + 1) / 2 - network.mean) / network.std
+        expected = network.backbone.forward_intermediates(x, intermediates_only=True)
+    assert seen.maps and len(seen.maps) == len(expected)
+    assert all(map(torch.equal, seen.maps, expected))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_its_embedding_is_what_the_last_layer_tells_the_classes_by(name: str) -> None:
+    network = told_the_time(name, batch_norm="frozen")
+    x_t, last = images(network), network.backbone.get_classifier()
+    with torch.no_grad():
+        maps, embedding = network.features(x_t, T)
+        layers = last if isinstance(last, tuple) else [last]
+        assert_close(sum(layer(embedding) for layer in layers) / len(layers), network(x_t, T))
+    assert embedding.dtype == torch.float32 and len(maps) == len(network.modulations) > 0
+    assert all(found.ndim == 4 and found.shape[2] == found.shape[3] for found in maps)
+    assert [found.shape[2] for found in maps] == sorted((found.shape[2] for found in maps), reverse=True)
+
+
+@pytest.mark.parametrize("name", [*SMALL, "levit_128s", "swin_tiny_patch4_window7_224"])
+def test_features_depend_on_each_samples_own_image_and_t(name: str) -> None:
+    network = told_the_time(name, batch_norm="frozen")
+    x_t = images(network)
+    with torch.no_grad():
+        seen, other = network.features(x_t, T), network.features(x_t, torch.tensor([7, 301, 999]))
+        singles = [network.features(x_t[i:i + 1], T[i:i + 1]) for i in range(3)]
+    for place, (one, changed) in enumerate(zip([*seen.maps, seen.embedding], [*other.maps, other.embedding])):
+        assert (one[1] - changed[1]).abs().max() > 1e-5
+        assert_close(changed[[0, 2]], one[[0, 2]])
+        assert_close(one, torch.cat([[*single.maps, single.embedding][place] for single in singles]), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [*SMALL, "levit_128s", "swin_tiny_patch4_window7_224", "efficientvit_m0", "iformer_t"])
+def test_without_a_last_layer_it_has_the_same_features(name: str) -> None:
+    size = 64 if name == "iformer_t" else config(name).image_size
+    whole = copy.deepcopy(built(name, batch_norm="frozen", image_size=size))
+    encoder = TimmClassifier(config(name, batch_norm="frozen", image_size=size, num_classes=0)).eval()
+    own = encoder.state_dict()
+    encoder.load_state_dict({path: tensor for path, tensor in whole.state_dict().items() if path in own})
+    x_t = images(whole)
+    with torch.no_grad():
+        seen, expected = encoder.features(x_t, T), whole.features(x_t, T)
+    assert torch.equal(seen.embedding, expected.embedding) and all(map(torch.equal, seen.maps, expected.maps))
+    assert len(own) < len(whole.state_dict())
+
+
+def test_without_a_last_layer_it_is_no_classifier() -> None:
+    with pytest.raises(UserError, match="tells no classes"):
+        NoisyClassifier(built("test_resnet", num_classes=0), NoiseSchedule.named("cosine"), ())
+
+
+def test_maps_are_of_their_pass_alone() -> None:
+    network = told_the_time("test_convnext")
+    x_t = images(network)
+    first = network.features(x_t, T).maps
+    network.features(-x_t, T)
+    with pytest.raises(RuntimeError):
+        network.features(x_t[:, :2], T)
+    network(x_t, T), copy.deepcopy(network).features(x_t, T)
+    assert len(first) == 4 and all(map(torch.equal, first, network.features(x_t, T).maps))
+    assert all(keeper.maps is None for keeper in network.keepers)
+
+
+def test_maps_are_kept_of_a_backbone_that_is_not_told_the_time() -> None:
+    network = built("test_resnet", time_conditional=False)
+    assert [found.shape[1:] for found in network.features(images(network), T).maps] == [
+        (channels, side, side) for channels, side in [(32, 16), (32, 8), (48, 4), (192, 2), (96, 1)]]
+
+
+def test_compiled_features_are_the_same() -> None:
+    network = told_the_time("test_resnet", batch_norm="frozen").requires_grad_(False)
+    compiled: Any = torch.compile(network.features, backend="eager", fullgraph=True)
+    x_t = images(network)
+    for t in (T, T.flip(0)):
+        seen, expected = compiled(x_t, t), network.features(x_t, t)
+        assert_close(seen.embedding, expected.embedding)
+        assert len(seen.maps) == 5 and all(map(torch.allclose, seen.maps, expected.maps))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_under_autocast_features_are_float32_and_near(name: str) -> None:
+    network = told_the_time(name).requires_grad_(False)
+    x_t = images(network)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network.features(x_t, T)
+    exact = network.features(x_t, T)
+    for ours, theirs in zip([*half.maps, half.embedding], [*exact.maps, exact.embedding]):
+        assert ours.dtype == torch.float32
+        assert 0 < (ours - theirs).norm() < 0.1 * theirs.norm()
