@@ -71,7 +71,7 @@ class Request:
     like_scale: Any = asked(None, Amount(), "Of the cosine of what the encoder sees in both; in a request file also a list, "
                             "one for each sample. [default: 100]", metavar="FLOAT")
     like_layers: Any = asked(None, Plain(), "In the cosine's stead compare these maps of the encoder, place by place: 1:2; 1 "
-                             "is the finest.", metavar="LAYERS")
+                             "is the finest. Their distance's scale is 300, unless told.", metavar="LAYERS")
     style: tuple[str, ...] = asked((), Words(), "Have this picture's colours and textures, wherever they are: Gram matrices of "
                                    "the encoder's maps.", multiple=True, metavar="PICTURE")
     style_scale: Any = asked(None, Amount(), "[default: 3e5]", metavar="FLOAT")

@@ -85,7 +85,8 @@ class Evaluator:
                 found.metrics[f"similarity[{kind}]"] = float(values.mean())
                 found.errors[f"similarity[{kind}]"] = float(values.std() / math.sqrt(len(values)))
         if "similarity" in asked.metrics and not pictures.similarities:
-            found.warnings.append(f"{pictures.name} was guided by no picture and no words: no similarity.")
+            found.warnings.append(f"{pictures.name} tells no similarity of each sample: were they guided by --like, --style or "
+                                  f"--text?")
         scored = asked.features in (None, "inception") and asked.wants("IS") and (reference is not None or bool(asked.metrics))
         if scored or reference is not None:
             extractor = self.extractor(asked, judge)

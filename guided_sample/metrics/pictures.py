@@ -108,16 +108,14 @@ def run_pictures(path: Path) -> Pictures:
 
 
 def similarities_of_run(path: Path, N: int) -> dict[str, np.ndarray]:
-    """What samples.jsonl tells of all N; of several guides of a kind their mean."""
-    told: dict[str, list[float]] = {}
+    """What samples.jsonl tells of the first N, where it does of all of them; of several guides of a kind their mean."""
+    told: dict[str, dict[int, list[float]]] = {}
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # a torn line, or no file
         for line in map(from_json, path.read_text(encoding="utf-8").splitlines()):
-            of_kind: dict[str, list[float]] = {}
             for title, value in line.get("similarities", {}).items():
-                of_kind.setdefault(title.partition(":")[0], []).append(float(value))
-            for kind, values in of_kind.items():
-                told.setdefault(kind, []).append(sum(values) / len(values))
-    return {kind: np.array(values) for kind, values in told.items() if len(values) == N and np.isfinite(values).all()}
+                told.setdefault(title.partition(":")[0], {}).setdefault(line["index"], []).append(float(value))
+    means = {kind: np.array([np.mean(values.get(index, math.nan)) for index in range(N)]) for kind, values in told.items()}
+    return {kind: found for kind, found in means.items() if np.isfinite(found).all()}
 
 
 def names_of_run(path: Path, manifest: Manifest) -> tuple[str, ...]:

@@ -1,8 +1,10 @@
 """A file's tensors become a network's, if they are exactly those that it wants."""
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from noisy_clf.errors import UserError
@@ -29,3 +31,8 @@ def give_tensors(network: nn.Module, path: Path, tensors: dict[str, Tensor]) -> 
     refuse_other_tensors(path, tensors, network.state_dict())
     network.load_state_dict(tensors, assign=True)
     network.eval().requires_grad_(False)
+
+
+def tensors_digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of them as a safetensors file, in hexadecimal digits."""
+    return hashlib.sha256(save({name: tensor.contiguous() for name, tensor in tensors.items()})).hexdigest()

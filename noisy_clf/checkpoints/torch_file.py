@@ -96,4 +96,7 @@ def read_torch(path: Path, head: bytes) -> object:
     except Exception as error:  # what is no pickle at all makes torch's reader stumble in any way
         if out_of_memory(error):
             raise
+        if "TorchScript" in str(error):  # as OpenAI's own CLIP files are
+            raise UserError(f"{path} is a program in TorchScript, which is not run here; give its tensors alone: save its "
+                            f"state_dict(), or for CLIP have them downloaded, clip:ViT-B-32@openai.") from error
         raise UserError(f"{path} is not a whole checkpoint of torch ({one_line(error)}); {AGAIN}.") from error

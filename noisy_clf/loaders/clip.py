@@ -1,18 +1,16 @@
 """CLIP's dual encoders of images and texts: "clip:ARCH@TAG", "clip:ARCH@FILE", "clip:FOLDER", "clip:digits"."""
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from noisy_clf.checkpoints.tensors import give_tensors
+from noisy_clf.checkpoints.tensors import give_tensors, tensors_digest
 from noisy_clf.errors import UserError, one_line, out_of_memory
 from noisy_clf.loaders.clip_files import find, read_towers
 from noisy_clf.networks.open_clip import imported
@@ -104,9 +102,5 @@ def load_clip(name: str) -> Clip:
     """
     found = find(name)
     model_cfg, image, text = read_towers(found)
-    return Clip(name, model_cfg, found.mean, found.std, image, text, digest_of(image), digest_of(text), found.tokenizer)
-
-
-def digest_of(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of them as a safetensors file, in hexadecimal digits."""
-    return hashlib.sha256(save({name: tensor.contiguous() for name, tensor in tensors.items()})).hexdigest()
+    return Clip(name, model_cfg, found.mean, found.std, image, text, tensors_digest(image), tensors_digest(text),
+                found.tokenizer)

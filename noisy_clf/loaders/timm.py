@@ -1,14 +1,12 @@
 """Networks of clean images, timm's: "timm:NAME" with timm's own weights, "timm:NAME@WEIGHTS" with those of a file."""
 from __future__ import annotations
 
-import hashlib
-
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from noisy_clf import imagenet
 from noisy_clf.checkpoints.by_name import CLEAN
 from noisy_clf.checkpoints.settings import Settings
+from noisy_clf.checkpoints.tensors import tensors_digest
 from noisy_clf.classifier import NoisyClassifier
 from noisy_clf.errors import UserError
 from noisy_clf.loaders.loaded import LoadedClassifier
@@ -68,5 +66,5 @@ def clean_network(model: str, source: str, tensors: dict[str, Tensor], space: Sp
 
 
 def weights_digest(network: nn.Module) -> str:
-    """SHA-256 of the network's weights as a safetensors file, in hexadecimal digits."""
-    return hashlib.sha256(save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})).hexdigest()
+    """Of the network's weights."""
+    return tensors_digest(network.state_dict())

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from guided_sample.cards import card_of, not_downloaded
-from guided_sample.experiments import Cell, Experiment, called, named, published, read_experiment, runs_in
+from guided_sample.experiments import STRENGTHS, Cell, Experiment, called, named, published, read_experiment, runs_in
 from guided_sample.released import MODELS
 from guided_sample.request import Request
 from guided_sample.samplers import SAMPLERS
@@ -310,3 +310,17 @@ def test_digits_guidances_needs_no_download_and_differs_from_plain_guidance_by_i
     assert left_out == [] and not any(not_downloaded(cell.request) for cell in cells)
     assert {cell.request.num_samples for cell in cells} == {200} and len({repr(cell.request) for cell in cells}) == len(cells)
     assert list(dict.fromkeys(cell.kind for cell in cells)) == [kind["name"] for kind in one.kinds]
+
+
+def test_pictures_in_turn_are_one_value_and_their_scales_are_gone_through(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("""
+        model = "digits"
+        [[kind]]
+        name = "like"
+        like = [["digits:three", "digits:eight"]]
+        like_scale = [10, 30]
+    """)
+    cells, _ = read_experiment(tmp_path / "mine.toml").cells()
+    assert [(cell.request.like, cell.request.like_scale) for cell in cells] == [
+        (("digits:three", "digits:eight"), 10), (("digits:three", "digits:eight"), 30)]
+    assert "like_scale" in STRENGTHS

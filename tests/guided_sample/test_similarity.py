@@ -448,3 +448,37 @@ def test_another_encoder_has_another_folder_and_a_function_of_that_name_is_a_fun
     outs = {default_out(one, resolve_names(one), again=False).name for one in asked}
     assert len(outs) == 2 and any("by-digits_clip" in out for out in outs)
     assert not GuideSpec.parse("my.py:like").flagged
+    assert all("like_digits_three" in out for out in outs)
+
+
+def test_a_pictures_noise_is_not_the_samples_own_and_networks_leave_the_device():
+    plan = plan_of(like=("digits:three",), encoder="enc", num_samples=1)
+    seen: list[Tensor] = []
+    plan.encoders[0].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    x_T = plan.noise([0], ())()
+    plan.model([0])(x_T, plan.steps[0])
+    picture, sample = seen  # at the noisiest step nearly all is noise
+    assert torch.equal(sample, x_T) and (picture - x_T).abs().mean() > 0.5
+    asked = []
+    plan.encoders[0].to = lambda device: asked.append(device)  # type: ignore[method-assign]
+    plan.leave()
+    assert asked == ["cpu"]
+
+
+def test_the_words_of_a_guide_are_part_of_what_its_images_are():
+    three, eight = (GuideSpec.parse(f"text:{words},encoder=digits-clip") for words in ("a three", "an eight"))
+    assert three.told != eight.told and "a three" in three.told
+
+
+def test_gradients_of_style_and_structure_are_those_in_double_precision():
+    maps, wanted = torch.randn(2, 3, 4, 4, dtype=torch.float64), torch.randn(2, 3, 4, 4, dtype=torch.float64)
+
+    def gram_in_double(one: Tensor) -> Tensor:
+        return torch.einsum("bchw,bdhw->bcd", one, one) / one[0].numel()
+
+    for ours, theirs in ((style, lambda a, b: (gram_in_double(a) - gram_in_double(b)).square().mean(dim=(1, 2))),
+                         (structure, lambda a, b: (a - b).square().mean(dim=(1, 2, 3)))):
+        a, b = maps.float().requires_grad_(), maps.clone().requires_grad_()
+        found, = torch.autograd.grad(ours([a], [wanted.float()]).sum(), a)
+        expected, = torch.autograd.grad(-theirs(b, wanted).sum(), b)
+        assert relative(found, expected) < 1e-5

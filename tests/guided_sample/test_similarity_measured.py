@@ -35,18 +35,19 @@ def test_the_mean_similarity_is_a_metric_of_its_own_kind():
 def test_runs_without_are_told_so():
     assert run("--model", "digits", "--num-samples", 2, "--steps", 2, "--no-check", "--out", "out").exit_code == 0
     result = invoke(eval_samples, "out", "--metrics", "similarity,agreement")
-    assert result.exit_code == 0 and "out was guided by no picture and no words: no similarity." in result.output
+    assert result.exit_code == 0 and "out tells no similarity of each sample: were they guided" in result.output
 
 
 def test_a_samples_several_pictures_are_one_mean_and_torn_or_missing_lines_none(tmp_path: Path):
     file = tmp_path / "samples.jsonl"
-    lines = [{"similarities": {"like:a.png": 0.25, "like:b.png": 0.75, "text:a dog": 0.5}}] * 2
+    similarities = {"like:a.png": 0.25, "like:b.png": 0.75, "text:a dog": 0.5}
+    lines = [{"index": index, "similarities": similarities | {"text:a dog": 0.5 + index}} for index in (2, 1, 0)]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = similarities_of_run(file, 2)
-    assert {kind: values.tolist() for kind, values in found.items()} == {"like": [0.5, 0.5], "text": [0.5, 0.5]}
-    assert similarities_of_run(file, 3) == {} == similarities_of_run(tmp_path / "nosuch", 2)
-    file.write_text(file.read_text() + '{"similarities": {"like')
-    assert set(similarities_of_run(file, 2)) <= {"like", "text"}
+    assert {kind: values.tolist() for kind, values in found.items()} == {"like": [0.5, 0.5], "text": [0.5, 1.5]}
+    assert similarities_of_run(file, 4) == {} == similarities_of_run(tmp_path / "nosuch", 2)
+    file.write_text(file.read_text() + '{"index": 3, "similarities": {"like')
+    assert set(similarities_of_run(file, 3)) == {"like", "text"} and similarities_of_run(file, 4) == {}
 
 
 @pytest.mark.parametrize("pictures, columns", [(("digits:three", "digits:eight", "digits:one"), 3), (("digits:three",), 4)])

@@ -95,7 +95,7 @@ def test_archives_of_other_kinds() -> None:
         archive.writestr("readme.txt", "no tensors")
     assert "file in archive is not in a subdirectory" in refused(Path("model.pt"))
     torch.jit.script(nn.Linear(2, 2)).save("scripted.pt")
-    assert "TorchScript" in refused(Path("scripted.pt"))
+    assert "is a program in TorchScript, which is not run here" in refused(Path("scripted.pt"))
 
 
 @pytest.mark.parametrize("how", [{}, OLD_FORMAT], ids=["zip", "old format"])
