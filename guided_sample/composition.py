@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -76,8 +75,7 @@ class LoadedGuide:
 
     def wanted(self, targets: Targets) -> list[str]:
         """What each sample is compared with: the words, or the picture's name."""
-        words = self.spec.kind == "text"
-        return targets.in_turn([one if words else Path(one).name for one in self.spec.wanted])
+        return targets.in_turn(self.spec.wanted_names)
 
     @property
     def sees_x0(self) -> bool:

@@ -198,6 +198,9 @@ class Plan:
         targets = self.targets(indices)
         lines = [{"index": index, **told, "seed": self.request.seed, "log_prob": None}
                  for index, told in zip(indices, targets.lines())]
+        for spec in self.request.similar if self.enlarges else ():
+            for line, wanted in zip(lines, targets.in_turn(spec.wanted_names)):
+                line.setdefault("wanted", {})[spec.title] = wanted
         with torch.no_grad():
             for name, guide in zip(titles(self.guides), self.guides):
                 if guide.spec.name == OWN:

@@ -135,7 +135,7 @@ def columns_of(plan: Plan, num_samples: int) -> Columns:
     the font, or a wish is longer than a picture is wide); or one for each picture or text that samples have in turn."""
     wishes, names = plan.labels.wishes if plan.labels.classes else (), plan.labels.names
     if not 2 <= len(wishes) <= 16:
-        in_turn = max((len(guide.spec.wanted) for guide in plan.guides), default=0)  # pictures, or words
+        in_turn = max((len(spec.wanted) for spec in plan.request.similar), default=0)  # pictures, or words
         return Columns(in_turn if 2 <= in_turn <= 16 else min(16, math.ceil(math.sqrt(num_samples))))
     letters = [name if name.isascii() else str(k) for k, name in enumerate(names)]
 

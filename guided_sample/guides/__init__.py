@@ -174,6 +174,11 @@ class GuideSpec:
         return self.several or (self.source,)
 
     @property
+    def wanted_names(self) -> tuple[str, ...]:
+        """The same, wherever pictures lie."""
+        return self.wanted if self.kind == "text" else tuple(Path(one).name for one in self.wanted)
+
+    @property
     def title(self) -> str:
         """What messages and manifests call it."""
         if self.kind in ("like", "style") and not self.flagged:

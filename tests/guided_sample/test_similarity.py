@@ -20,7 +20,7 @@ from guided_sample.guides.similarity import cosine, gram, like, structure, style
 from guided_sample.loading import Shelf
 from guided_sample.model import Guide, Look, Prediction, steered, steered_at_mean
 from guided_sample.pictures import picture_file
-from guided_sample.plan import Plan
+from guided_sample.plan import UPSAMPLING, Plan
 from guided_sample.request import Request, with_flags
 from guided_sample.resolve import resolve_names
 from guided_sample.steps import Step, steps
@@ -463,6 +463,13 @@ def test_a_pictures_noise_is_not_the_samples_own_and_networks_leave_the_device()
     plan.encoders[0].to = lambda device: asked.append(device)  # type: ignore[method-assign]
     plan.leave()
     assert asked == ["cpu"]
+
+
+def test_a_second_stage_tells_what_its_samples_were_to_be_like():
+    plan = plan_of(like=("digits:three", "digits:one"), encoder="enc")
+    second = replace(plan, guides=(), stream=UPSAMPLING)
+    assert [line["wanted"] for line in second.lines(range(3), torch.zeros(3, 1, 8, 8))] == [
+        {"like": "digits:three"}, {"like": "digits:one"}, {"like": "digits:three"}]
 
 
 def test_the_words_of_a_guide_are_part_of_what_its_images_are():

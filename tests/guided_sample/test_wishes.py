@@ -163,7 +163,7 @@ def test_many_weights_of_many_names_are_read_at_once() -> None:
 
 
 def columns(labels: Labels, image_size: int, num_samples: int = 32) -> tuple[int, tuple[str, ...]]:
-    plan: Any = SimpleNamespace(labels=labels, guides=(), denoiser=SimpleNamespace(image_size=image_size))
+    plan: Any = SimpleNamespace(labels=labels, request=Request(), denoiser=SimpleNamespace(image_size=image_size))
     found = columns_of(plan, num_samples)
     return found.number, found.headings
 
