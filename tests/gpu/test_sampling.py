@@ -27,6 +27,9 @@ pytestmark = pytest.mark.gpu
 CPU = torch.device("cpu")
 CHAIN = steps(range(0, 50, 7), SCHEDULE)
 METHODS = [("ddpm", {}), ("ddim", {}), ("ddim", {"eta": 1.0})]
+SIMILAR = [{"classes": ("none",), **asked} for asked in (
+    {"like": ("digits:three", "digits:one"), "style": ("digits:one",)}, {"like": ("digits:three",), "see": "x0"},
+    {"text": ("a three", "an eight")})]
 
 
 def trajectory(method, device, model_of):
@@ -98,13 +101,22 @@ def test_digits_are_those_of_the_cpu(device, sampler):
         assert line == other | {"log_prob": pytest.approx(other["log_prob"], abs=0.02)}
 
 
+@pytest.mark.parametrize("settings", SIMILAR, ids=str)
+def test_digits_like_pictures_and_as_words_say_are_those_of_the_cpu(device, settings):
+    here, there = (digits(where, **settings).draw(range(4)) for where in (device, CPU))
+    assert np.abs(here.images.astype(int) - there.images).max() <= 2
+    for line, other in zip(here.lines, there.lines):
+        assert line["wanted"] == other["wanted"]
+        assert line["similarities"] == pytest.approx(other["similarities"], abs=0.01)
+
+
 @pytest.mark.parametrize("settings", [
     *({"sampler": sampler} for sampler in SAMPLERS), {"sampler": "ddim", "knobs": {"eta": 1.0}},
     {"sampler": "dpm++", "steps": "logsnr10", "threshold": "dynamic"},
     {"sampler": "unipc", "steps": "logsnr10", "fractional_t": True},
     {"particles": 2}, {"recur": "2"}, {"see": "x0"}, {"see": "through"}, {"scale_every": "2:held"},
     {"scale": {str(k): 1.0 + k for k in range(10)}}, {"model": "digits-cond", "cfg": 2.0}, {"precision": "bf16"},
-    {"precision": "fp16"}], ids=str)
+    {"precision": "fp16"}, *SIMILAR], ids=str)
 def test_no_step_waits_for_the_device(device, settings):
     if device.type == "cpu" and settings.get("precision") == "fp16":
         pytest.skip("a CPU's half precision is bf16")
@@ -129,7 +141,8 @@ def test_compiled_networks_draw_the_same_digits(device):
 
 
 @pytest.mark.parametrize("settings", [
-    {"sampler": "ddim", "scale_every": "3:held"}, {"see": "through", "recur": "2"}, {"see": "x0"}], ids=str)
+    {"sampler": "ddim", "scale_every": "3:held"}, {"see": "through", "recur": "2"}, {"see": "x0"}, *SIMILAR],
+                         ids=str)
 def test_compiled_networks_predict_the_same_at_every_step(device, settings):
     """From where the eager chain is, as guidance through the denoiser makes much of rounding; so does 1 / sqrt(alpha_bar) at
     the first step, 2e4."""
