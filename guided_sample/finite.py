@@ -14,7 +14,8 @@ class NotFinite(UserError):
 
     def __init__(self, t: int, samples: list[int], guides: str) -> None:
         super().__init__(f"the log-density of {guides}, or its gradient, is not finite at t = {t} for sample "
-                         f"{', '.join(map(str, samples))}; try a smaller scale, or --precision float32.")
+                         f"{', '.join(map(str, samples))}; try a smaller scale, one in an interval of small "
+                         f"sigma (interval=0:3), or --precision float32.")
         self.t, self.samples = t, samples
 
 

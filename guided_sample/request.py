@@ -74,14 +74,17 @@ class Request:
                              "is the finest. Their distance's scale is 300, unless told.", metavar="LAYERS")
     style: tuple[str, ...] = asked((), Words(), "Have this picture's colours and textures, wherever they are: Gram matrices of "
                                    "the encoder's maps.", multiple=True, metavar="PICTURE")
-    style_scale: Any = asked(None, Amount(), "[default: 3e5]", metavar="FLOAT")
+    style_scale: Any = asked(None, Amount(), "Of minus the matrices' distance; what is strong depends on the encoder, and the "
+                             "default is cautious. Where larger ones diverge: --see x0, or --guide "
+                             "style:PICTURE,scale=1e7,interval=0:3. [default: 3e5]", metavar="FLOAT")
     text: tuple[str, ...] = asked((), Words(), "Show what these words say, by an encoder that has a text tower (CLIP).",
                                   multiple=True, metavar="WORDS")
     text_scale: Any = asked(None, Amount(), "Of the cosine of the words' and the sample's embeddings. [default: 30]",
                             metavar="FLOAT")
     encoder: str | None = asked(None, Text(), "What --like, --style and --text compare by: an encoder's name, folder or run, "
                                 "tuned on noise (train-noisy-encoder); or with --see x0 a clean one, timm:NAME or clip:NAME. "
-                                "[default: the one that goes with the model; where there are words, with these]")
+                                "[default: the model's; where --text is given the model's of CLIP's, for --like and "
+                                "--style beside it, too]")
     guide: tuple[str, ...] = asked((), Words(), "A guide beside the classifier or (--class none) instead of it: "
                                    "FILE.py:FUNCTION, of your own, which takes a look (look.x_t, look.t, look.x0_hat) and "
                                    "returns a log-density for each sample; classifier:MODEL[,class=CLASS,see=x0,...]; "

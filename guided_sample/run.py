@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from torch import Tensor
@@ -154,7 +155,18 @@ def closing(folder: RunFolder, num_samples: int) -> str:
         return (f"{num_samples - missing} of {num_samples} images are in {folder.path}; the others are other processes' to "
                 f"make, and the same command, on any number of processes, makes what they leave.")
     more = f", of which {num_samples} were asked for" if folder.gathered > num_samples else ""
-    return f"{max(num_samples, folder.gathered)} images in {folder.path}{more}: look at {folder.path / 'grid.png'}"
+    return (f"{max(num_samples, folder.gathered)} images in {folder.path}{more}: look at {folder.path / 'grid.png'}"
+            + similarities_told(list(folder.lines.values())))
+
+
+def similarities_told(lines: list[dict[str, Any]]) -> str:
+    """What samples reached of their pictures and words, on average; nothing where there are none."""
+    reached: dict[str, list[float]] = {}
+    for line in lines:
+        for title, value in line.get("similarities", {}).items():
+            reached.setdefault(title, []).append(value)
+    told = ", ".join(f"{title} {fmean(values):.3g}" for title, values in reached.items())
+    return f"\nSimilarity reached, on average: {told}" if told else ""
 
 
 def usual_batch(plan: Plan) -> int:

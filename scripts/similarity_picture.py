@@ -35,7 +35,7 @@ def main() -> None:
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
     axes.imshow(whole, cmap="gray", vmin=0, vmax=255)
-    axes.set_yticks([10 + 20 * row for row in range(len(rows))], ["the pictures", *(title for title, _ in ROWS)])
+    axes.set_yticks([10 + 20 * row for row in range(len(rows))], ["the pictures", *(title for title, _ in ROWS)], fontsize=9)
     axes.set_xticks([10 + 18 * column for column in range(10)], WORDS, fontsize=8)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -159,7 +159,8 @@ def default_out(asked: Request, full: Request, again: bool) -> Path:
     by += [] if asked.encoder is None else ["by", Path(asked.encoder).name]
     guides = ["-".join([spec.kind, *(one if spec.kind == "text" else Path(one).stem for one in spec.wanted)])
               for spec in full.similar]
-    guides += [GuideSpec.parse(guide).told for guide in full.guide]
+    for spec in map(GuideSpec.parse, full.guide):
+        guides.append("-".join([*(Path(one).stem for one in spec.wanted if spec.kind in ("like", "style")), spec.told]))
     words = [Path(full.model).name, "class", classes, *by, *guides, *steering(full), full.sampler, steps, "seed",
              str(full.seed), *["again"] * again]
     return Path("samples") / "-".join("".join(c if c.isalnum() or c in ".+=" else "_" for c in word[:50]) for word in words)

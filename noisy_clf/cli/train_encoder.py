@@ -39,7 +39,7 @@ def train_noisy_encoder(encoder: str, dataset: str, data_folder: Path | None, gr
 
     \b
     train-noisy-encoder --encoder clip:digits --schedule-from digits
-    train-noisy-encoder --encoder runs/digits-classifier --schedule-from digits
+    train-noisy-encoder --encoder runs/digits-classifier --schedule-from digits --out runs/digits-torso
     train-noisy-encoder --encoder clip:ViT-B-32@openai --dataset photos/ --image-size 256 --schedule-from imagenet256
     train-noisy-encoder --encoder timm:resnet50 --dataset photos/ --schedule-from runs/photos-ddpm
     torchrun --nproc-per-node 8 -m noisy_clf.cli.train_encoder --encoder timm:resnet50 --dataset imagenet

@@ -447,6 +447,8 @@ def test_another_encoder_has_another_folder_and_a_function_of_that_name_is_a_fun
     asked = [Request(model="digits", like=("digits:three",), encoder=encoder) for encoder in (None, "digits-clip")]
     outs = {default_out(one, resolve_names(one), again=False).name for one in asked}
     assert len(outs) == 2 and any("by-digits_clip" in out for out in outs)
+    asked = [Request(model="digits", guide=(f"like:digits:{name}",)) for name in ("three", "eight")]
+    assert len({default_out(one, resolve_names(one), again=False) for one in asked}) == 2
     assert not GuideSpec.parse("my.py:like").flagged
     assert all("like_digits_three" in out for out in outs)
 

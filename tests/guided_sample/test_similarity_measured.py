@@ -21,7 +21,8 @@ IN_TURN = ["--like", "digits:three", "--like", "digits:eight"]
 
 def test_the_mean_similarity_is_a_metric_of_its_own_kind():
     command = ["--model", "digits", *IN_TURN, "--style", "digits:one", "--num-samples", 6, "--steps", 2, "--no-check"]
-    assert run(*command, "--out", "out").exit_code == 0
+    drawn = run(*command, "--out", "out")
+    assert drawn.exit_code == 0
     assert invoke(eval_samples, "out", "--metrics", "similarity").exit_code == 0
     found = json.loads(Path("out/evaluation.json").read_text())
     told = [json.loads(line)["similarities"] for line in Path("out/samples.jsonl").read_text().splitlines()]
@@ -29,6 +30,7 @@ def test_the_mean_similarity_is_a_metric_of_its_own_kind():
         values = [one[kind] for one in told]
         assert found["metrics"][f"similarity[{kind}]"] == pytest.approx(np.mean(values))
         assert found["errors"][f"similarity[{kind}]"] == pytest.approx(np.std(values) / 6 ** 0.5)
+        assert f"{kind} {np.mean(values):.3g}" in drawn.output.partition("Similarity reached, on average: ")[2]
     assert set(found["metrics"]) == {"similarity[like]", "similarity[style]"} and better("similarity[like]") == "higher"
 
 
