@@ -40,7 +40,7 @@ def main() -> None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     with atomic_write(OUT) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+        figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
 
 
 if __name__ == "__main__":
